@@ -1,0 +1,55 @@
+# On a fresh machine, python3 (3.11 or later) and make are enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+WORKDIR ?= out/tiny
+PY := .venv/bin/python
+
+# One dot a package: pip is silent under -q and prints pages without it.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+  "mgrd_jax needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+@$(PYTHON) -m venv .venv
+@printf 'installing mgrd_jax$(1) into .venv (one to four minutes) '
+@if ! $(PY) -m pip install --disable-pip-version-check --progress-bar=off \
+  -e '.$(1)' 2>&1 | tee .venv/install.log | while IFS= read -r line; do \
+  case "$$line" in Collecting*|Installing*) printf '.';; esac; done; then \
+  echo ' failed:'; tail -n 5 .venv/install.log | cut -c -200; exit 1; fi
+@echo ' done'
+endef
+
+.PHONY: help venv test tiny lint clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+venv: .venv/.dev  ## .venv with everything that tests and notebooks need
+
+.venv/.dev: setup.py
+	$(call install,[tiny$(comma)dev])
+	@touch .venv/.tiny $@
+
+# The recipe alone needs no test tools; an environment for tests serves as well.
+.venv/.tiny: setup.py
+	$(call install,[tiny])
+	@touch $@
+
+comma := ,
+
+test: venv  ## the tests that need no accelerator
+	JAX_PLATFORMS=cpu $(PY) -m pytest tests \
+	  -m "not slow and not gpu and not tpu" \
+	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q
+
+tiny: .venv/.tiny  ## the whole recipe on this machine, into out/tiny
+	$(PY) -m experiments.pipeline --config=configs/pipeline.py:tiny \
+	  --workdir=$(WORKDIR)
+
+lint: venv  ## ruff
+	$(PY) -m ruff check .
+
+clean:  ## caches and build products; keeps .venv and out
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,285 @@
+"""Checks and prepares data of one's own, before anything trains on it.
+
+  python -m experiments.prepare check MANIFEST [--max_seconds=60]
+  python -m experiments.prepare shard MANIFEST --out=DIR
+  python -m experiments.prepare labels --csv=FILE --audio_column=file \\
+      --label_column=class_name --split_column=fold --test_splits=3 \\
+      --question="What makes this sound?" --out=out/esc10/manifest.jsonl
+
+Bad input is one line on stderr and a non-zero exit; a result appears whole or
+not at all.
+"""
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+from mgrd_jax.audio import io
+from mgrd_jax.data import labels as labelled
+from mgrd_jax.data import schema, sources
+
+# A longer clip is most likely the wrong file, and decoding it fills the memory.
+_MAX_SECONDS = 600.0
+_RECEIPT = "prepare.json"
+
+
+class InputError(ValueError):
+  """Something the user can mend; the message is one line."""
+
+
+def check(args: argparse.Namespace) -> int:
+  """reads every row and decodes every clip; fails if any row is refused"""
+  manifest = pathlib.Path(args.manifest)
+  store = sources.ClipStore(manifest.parent, max_seconds=args.max_seconds)
+  good, refusals = 0, []
+  for line, example, refused in _track(schema.scan(manifest), "checking"):
+    if example is not None:
+      refused = _unreadable(store, line, example)
+      good += not refused
+    refusals += refused
+  if not good and not refusals:
+    raise InputError(f"{manifest}: no rows in this manifest")
+  _report(good, refusals)
+  return 1 if refusals else 0
+
+
+def shard(args: argparse.Namespace) -> int:
+  """copies a manifest's good rows with their clips into ArrayRecord shards"""
+  manifest, out = pathlib.Path(args.manifest), pathlib.Path(args.out)
+  if args.examples_per_shard < 1:
+    raise InputError("--examples_per_shard: write 1 or more")
+  rows = list(schema.scan(manifest))
+  receipt = {
+    "made_by": "experiments.prepare shard",
+    "inputs": _fingerprint(manifest, rows, args),
+  }
+  if _is_done(out, receipt):
+    print(f"{out}: already there, from the same manifest and clips")
+    return 0
+  part = out.with_name(f".{out.name}.part")
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  try:
+    examples, refusals = _write_shards(manifest, rows, part, args)
+    _report(len(examples), refusals)
+    if not examples:
+      raise InputError(f"{manifest}: no usable rows, nothing written")
+    schema.write_manifest(part / "manifest.jsonl", examples)
+    (part / _RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
+    part.replace(out)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+  print(f"wrote {out / 'manifest.jsonl'}")
+  return 0
+
+
+def labels(args: argparse.Namespace) -> int:
+  """turns a table of labelled clips into multiple-choice questions"""
+  out = pathlib.Path(args.out)
+  test_splits = args.test_splits and args.test_splits.split(",")
+  examples = labelled.examples(
+    args.csv,
+    manifest=out,
+    audio_column=args.audio_column,
+    label_column=args.label_column,
+    question=args.question,
+    split_column=args.split_column,
+    test_splits=test_splits and [s.strip() for s in test_splits],
+    options=args.options,
+    seed=args.seed,
+  )
+  _write_once(out, examples, args.overwrite)
+  splits = collections.Counter(e.split for e in examples)
+  n_options = len(examples[0].options)
+  print(
+    f"wrote {out}: {len(examples)} questions "
+    f"({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), "
+    f"{len({e.answer for e in examples})} labels, {n_options} options each, "
+    f"chance {1 / n_options:.3f}"
+  )
+  return 0
+
+
+def _track(rows, verb: str):
+  console = rich.console.Console(stderr=True)
+  return rich.progress.track(
+    list(rows),
+    verb,
+    console=console,
+    transient=True,
+    disable=not console.is_terminal,
+  )
+
+
+def _unreadable(store, line, example) -> list[schema.Refusal]:
+  return [
+    schema.Refusal(line, example.id, p.field, p.reason, p.fix)
+    for p in sources.check_clips(store, example)
+  ]
+
+
+def _report(good: int, refusals: list[schema.Refusal]) -> None:
+  """A table of reasons, then one line for each problem of a refused row."""
+  lines_of_reason = collections.defaultdict(set)
+  for refusal in refusals:
+    lines_of_reason[refusal.reason].add(refusal.line)
+  table = rich.table.Table("reason", "rows", box=rich.box.SIMPLE)
+  table.add_row("accepted", str(good))
+  for reason, lines in sorted(
+    lines_of_reason.items(), key=lambda item: (-len(item[1]), item[0])
+  ):
+    table.add_row(reason, str(len(lines)))
+  rich.console.Console(markup=False, highlight=False).print(table)
+  for refusal in sorted(refusals, key=lambda r: r.line):
+    print(f"refused: {refusal}")
+  print(f"{good} rows accepted, {len({r.line for r in refusals})} refused")
+
+
+def _fingerprint(manifest, rows, args) -> str:
+  """What a shard folder is made from: rows, clips' sizes and times, flags."""
+  digest = hashlib.sha256(manifest.read_bytes())
+  digest.update(repr((args.examples_per_shard, args.max_seconds)).encode())
+  for ref in sorted({r for _, e, _ in rows if e for r in e.audio}):
+    stat = (manifest.parent / schema.split_ref(ref)[0]).stat()
+    digest.update(repr((ref, stat.st_size, stat.st_mtime_ns)).encode())
+  return digest.hexdigest()
+
+
+def _is_done(out: pathlib.Path, receipt: dict) -> bool:
+  """Whether `out` is this very result; raises unless it is free to be made."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return False
+  try:
+    found = json.loads((out / _RECEIPT).read_text())
+  except (OSError, ValueError):
+    found = None
+  if found != receipt:
+    what = "an earlier result from other inputs" if found else "other things"
+    raise InputError(
+      f"{out}: holds {what}; name another --out or remove it first"
+    )
+  return True
+
+
+def _write_shards(manifest, rows, part, args):
+  """Writes the shards; returns Examples that refer to them, and refusals."""
+  store = sources.ClipStore(manifest.parent, max_seconds=args.max_seconds)
+  examples, refusals = [], [r for _, _, refused in rows for r in refused]
+  good = [(line, example) for line, example, _ in rows if example is not None]
+  starts = range(0, len(good), args.examples_per_shard)
+  placed = {}
+  for n, start in enumerate(_track(starts, "writing shards")):
+    waves = {}
+    for line, example in good[start : start + args.examples_per_shard]:
+      try:
+        # 16 bits at once: a shard's waves are held until it is written.
+        waves |= {
+          ref: io.to_int16(store.wave(ref))
+          for ref in example.audio
+          if ref not in placed and ref not in waves
+        }
+      except io.AudioError:
+        refusals += _unreadable(store, line, example)
+      else:
+        examples.append(example)
+    if waves:
+      name = f"clips-{n:05d}.arrayrecord"
+      refs = sources.write_clips(part / name, waves.values())
+      placed.update(zip(waves, refs, strict=True))
+  return [
+    dataclasses.replace(e, audio=tuple(placed[ref] for ref in e.audio))
+    for e in examples
+  ], refusals
+
+
+def _write_once(out: pathlib.Path, examples, overwrite: bool) -> None:
+  if out.is_dir():
+    raise InputError(f"{out}: a folder; name a file such as manifest.jsonl")
+  if out.exists() and not overwrite:
+    if schema.read_manifest(out, check_files=False) != (examples, []):
+      raise InputError(
+        f"{out}: already there with other content; add --overwrite to replace"
+      )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  schema.write_manifest(out, examples)
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog="prepare",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  for run in (check, shard, labels):
+    sub = commands.add_parser(
+      run.__name__, help=run.__doc__, allow_abbrev=False
+    )
+    sub.set_defaults(run=run)
+    if run is labels:
+      _add_label_flags(sub)
+    else:
+      sub.add_argument("manifest", help="a jsonl manifest")
+      sub.add_argument(
+        "--max_seconds",
+        type=float,
+        default=_MAX_SECONDS,
+        help="refuse longer clips (%(default)g)",
+      )
+    if run is shard:
+      sub.add_argument("--out", required=True, help="a new folder")
+      sub.add_argument("--examples_per_shard", type=int, default=256)
+  return parser
+
+
+def _add_label_flags(sub: argparse.ArgumentParser) -> None:
+  sub.add_argument("--csv", required=True, help="a table with a header")
+  sub.add_argument("--audio_column", required=True)
+  sub.add_argument("--label_column", required=True)
+  sub.add_argument("--split_column")
+  sub.add_argument(
+    "--test_splits",
+    help="values of the split column that make the test split, such as 3,4; "
+    "without it the column's values are the splits",
+  )
+  sub.add_argument("--question", required=True)
+  sub.add_argument("--out", required=True, help="the manifest to write")
+  sub.add_argument(
+    "--options",
+    help="options a question, or all "
+    f"(all up to {labelled.ALL_OPTIONS_UP_TO} labels, else 4)",
+  )
+  sub.add_argument("--seed", type=int, default=0)
+  sub.add_argument(
+    "--overwrite", action="store_true", help="replace another manifest"
+  )
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one command; returns the exit status."""
+  args = _parser().parse_args(argv)
+  known = (InputError, labelled.TableError, schema.ManifestError, OSError)
+  try:
+    return args.run(args)
+  except known as error:
+    print(f"prepare {args.command}: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())

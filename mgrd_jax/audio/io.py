@@ -1,0 +1,179 @@
+"""File bytes → mono float32 wave_W, decoded by content, never by extension.
+
+  bytes ─soundfile→ (frames, channels) ─one channel→ ─soxr→ wave_W at 16 kHz
+"""
+
+import dataclasses
+import io
+import os
+
+import numpy as np
+import soundfile
+import soxr
+from etils import epath
+from jaxtyping import Float32, Int16, Shaped
+
+RATE = 16_000
+
+# Programs that write WAV to a pipe cannot know the length and put a huge one.
+_STREAMED_BYTES = 0x7F000000
+
+
+class AudioError(ValueError):
+  """A clip that cannot be used: one line with its name, why and what to do."""
+
+  def __init__(self, name: str, reason: str, fix: str):
+    super().__init__(f"{name}: {reason}; {fix}")
+    self.name, self.reason, self.fix = name, reason, fix
+
+  def __reduce__(self):
+    return type(self), (self.name, self.reason, self.fix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """The file as it was found: rate in Hz, seconds before resampling."""
+
+  seconds: float
+  rate: int
+  channels: int
+  format: str
+
+
+def read(
+  path_or_bytes: str | os.PathLike | bytes,
+  *,
+  rate: int = RATE,
+  mono: str = "first",
+  max_seconds: int | float | None = None,
+  name: str | None = None,
+) -> tuple[Float32[np.ndarray, " W"], Info]:
+  """Decodes WAV, FLAC, OGG (Vorbis, Opus) or MP3 into one channel at `rate`.
+
+  Args:
+    path_or_bytes: a file, or its content.
+    rate: samples a second of the result, Hz.
+    mono: "first" keeps channel 0, as the released Step-Audio front end does
+      (its modelling code averages nothing); "mean" averages the channels.
+    max_seconds: refuse longer clips, before they are decoded.
+    name: what errors call the clip; its path unless given.
+
+  Returns:
+    wave_W in about [-1, 1] (lossy codecs overshoot a little), and the `Info`.
+
+  Raises:
+    AudioError: the file is missing, empty, cut short or no audio; it has no
+      samples, or NaN or infinite ones; it is longer than `max_seconds`.
+  """
+  if mono not in ("first", "mean"):
+    raise ValueError(f'mono is "first" or "mean", not {mono!r}')
+  if isinstance(path_or_bytes, bytes):
+    data, name = path_or_bytes, name or "audio bytes"
+  else:
+    name = name or os.fspath(path_or_bytes)
+    data = _file_bytes(path_or_bytes, name)
+  if not data:
+    raise AudioError(name, "empty file", "replace it by a complete recording")
+  frames, info = _decode(data, name, max_seconds)
+  wave_W = frames[:, 0] if mono == "first" else frames.mean(axis=1)
+  if not np.isfinite(wave_W).all():
+    raise AudioError(
+      name, "NaN or infinite samples", "export it again, as 16-bit PCM"
+    )
+  if info.rate != rate:
+    wave_W = soxr.resample(wave_W, info.rate, rate)
+  if not len(wave_W):
+    raise AudioError(name, "no samples", "replace it by a complete recording")
+  return np.ascontiguousarray(wave_W, np.float32), info
+
+
+def write_wav(
+  path: str | os.PathLike,
+  wave_W: Shaped[np.ndarray, " W"],
+  rate: int = RATE,
+) -> None:
+  """Writes 16-bit PCM WAV; float samples beyond [-1, 1) are clipped.
+
+  The file appears whole or not at all.
+  """
+  if wave_W.dtype != np.int16:
+    wave_W = to_int16(wave_W.astype(np.float32))
+  target = epath.Path(path)
+  part = target.with_name(f".{target.name}.part")
+  buffer = io.BytesIO()
+  soundfile.write(buffer, wave_W, rate, format="WAV", subtype="PCM_16")
+  part.write_bytes(buffer.getvalue())
+  part.replace(target)
+
+
+def to_int16(wave_W: Float32[np.ndarray, " W"]) -> Int16[np.ndarray, " W"]:
+  """round(32768·x), clipped to 16 bits; the inverse of `from_int16`."""
+  return np.clip(np.rint(wave_W * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_int16(wave_W: Int16[np.ndarray, " W"]) -> Float32[np.ndarray, " W"]:
+  """x / 32768, in [-1, 1)."""
+  return wave_W.astype(np.float32) / np.float32(32768.0)
+
+
+def _file_bytes(path: str | os.PathLike, name: str) -> bytes:
+  try:
+    return epath.Path(path).read_bytes()
+  except FileNotFoundError:
+    raise AudioError(name, "no such file", "check the path") from None
+  except IsADirectoryError:
+    raise AudioError(name, "a folder, not a file", "name one clip") from None
+  except OSError as error:
+    why = error.strerror or type(error).__name__
+    raise AudioError(name, "unreadable file", why) from None
+
+
+def _decode(data: bytes, name: str, max_seconds: int | float | None):
+  """The samples as float32 (time, channel), and the Info."""
+  cut_short = AudioError(
+    name, "corrupt or cut short", "copy or download it again"
+  )
+  if _wav_lacks_bytes(data):
+    raise cut_short
+  try:
+    file = soundfile.SoundFile(io.BytesIO(data))
+  except (soundfile.LibsndfileError, ValueError, TypeError):
+    raise AudioError(
+      name,
+      "not audio that can be decoded",
+      "convert it to WAV, FLAC, OGG or MP3",
+    ) from None
+  with file:
+    info = Info(
+      seconds=file.frames / file.samplerate,
+      rate=file.samplerate,
+      channels=file.channels,
+      format=file.format,
+    )
+    if max_seconds is not None and info.seconds > max_seconds:
+      raise AudioError(
+        name,
+        "too long",
+        f"{info.seconds:.1f} s where {max_seconds:g} s are allowed: cut it",
+      )
+    try:
+      frames = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, ValueError):
+      raise cut_short from None
+  return frames, info
+
+
+def _wav_lacks_bytes(data: bytes) -> bool:
+  """Whether a WAV's data chunk promises more bytes than there are.
+
+  libsndfile would return what is left of a half-copied file without a word.
+  """
+  if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+    return False
+  at = 12
+  while at + 8 <= len(data):
+    size = int.from_bytes(data[at + 4 : at + 8], "little")
+    if data[at : at + 4] == b"data":
+      return size < _STREAMED_BYTES and at + 8 + size > len(data)
+    at += 8 + size + size % 2
+  return False

@@ -1,0 +1,118 @@
+"""Clips in memory: log-mels for the encoder, and its states afterwards.
+
+    refs --ClipStore--> wave_W --log_mel--> mel_RM (float16) --encode--> enc_AE
+
+The encoder is frozen after its own training, so each clip is encoded once
+and every later stage reads its states.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from mgrd_jax.audio import features
+from mgrd_jax.data.sources import ClipStore
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One clip: its log-mel and its number of samples."""
+
+  mel_RM: np.ndarray
+  samples: int
+
+  @property
+  def input_len(self) -> int:
+    return features.encoder_input_len(self.samples)
+
+  @property
+  def tokens(self) -> int:
+    return features.token_count(self.samples)
+
+
+def bucketed(
+  lengths: Sequence[int], size: int, step: int
+) -> Iterable[tuple[int, list[int]]]:
+  """Groups indices of similar length: (padded length, at most `size`)."""
+  groups: dict[int, list[int]] = {}
+  for index in np.argsort(lengths, kind="stable"):
+    padded = -(-int(lengths[index]) // step) * step
+    groups.setdefault(padded, []).append(int(index))
+  for padded, indices in groups.items():
+    for start in range(0, len(indices), size):
+      yield padded, indices[start : start + size]
+
+
+def _pad(rows: list[np.ndarray], count: int, length: int) -> np.ndarray:
+  shape = (count, length, *rows[0].shape[1:])
+  out = np.zeros(shape, np.float32)
+  for at, row in enumerate(rows):
+    out[at, : len(row)] = row
+  return out
+
+
+def load(
+  store: ClipStore,
+  refs: Sequence[str],
+  log_mel: Callable,
+  *,
+  batch: int = 32,
+  progress: Progress = lambda done, total: None,
+) -> dict[str, Clip]:
+  """Decodes clips and computes their log-mels.
+
+  Args:
+    store: where the refs lead.
+    refs: distinct refs.
+    log_mel: (wave_BW, len_B) -> mel_BRM.
+    batch: clips a call; shapes are few, padded to half seconds.
+
+  Raises:
+    AudioError: a clip cannot be read; names it.
+  """
+  waves = [store.wave(ref) for ref in refs]
+  found: dict[str, Clip] = {}
+  step = features.RATE // 2
+  for padded, indices in bucketed([len(w) for w in waves], batch, step):
+    wave_BW = _pad([waves[i] for i in indices], batch, padded)
+    len_B = np.full(batch, step, np.int32)
+    len_B[: len(indices)] = [len(waves[i]) for i in indices]
+    mel_BRM = np.asarray(log_mel(wave_BW, len_B))
+    for row, index in enumerate(indices):
+      samples = len(waves[index])
+      mel_RM = mel_BRM[row, : features.mel_frames(samples)]
+      found[refs[index]] = Clip(mel_RM.astype(np.float16), samples)
+    progress(len(found), len(refs))
+  return found
+
+
+def encode(
+  clips: dict[str, Clip],
+  encode_fn: Callable,
+  *,
+  batch: int = 32,
+  progress: Progress = lambda done, total: None,
+) -> dict[str, np.ndarray]:
+  """The frozen encoder's states of every clip, float32 [A, E].
+
+  Args:
+    encode_fn: (mel_BRM, len_B) -> (enc_BAE, enc_len_B).
+  """
+  refs = list(clips)
+  states: dict[str, np.ndarray] = {}
+  lengths = [len(clips[r].mel_RM) for r in refs]
+  for padded, indices in bucketed(lengths, batch, 50):
+    rows = [clips[refs[i]] for i in indices]
+    mel_BRM = _pad([c.mel_RM for c in rows], batch, padded)
+    len_B = np.full(batch, 48, np.int32)
+    len_B[: len(rows)] = [c.input_len for c in rows]
+    enc_BAE, _ = encode_fn(mel_BRM, len_B)
+    enc_BAE = np.asarray(enc_BAE)
+    for row, index in enumerate(indices):
+      keep = features.pooled_frames(lengths[index])
+      states[refs[index]] = enc_BAE[row, :keep].copy()
+    progress(len(states), len(refs))
+  return states

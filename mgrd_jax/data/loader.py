@@ -1,0 +1,68 @@
+"""A weighted mixture of examples as one indexable stream of batches.
+
+    parts x weights --shuffle, repeat--> mix --batch--> stream[step]
+
+Batch `step` is a function of the seed and the step alone, so a resumed run
+asks for the step it stopped at and needs no saved iterator.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import grain
+import numpy as np
+
+
+def mixture(
+  parts: Mapping[str, Sequence],
+  weights: Mapping[str, float],
+  *,
+  batch_size: int,
+  collate: Callable[[Sequence], object],
+  seed: int,
+) -> grain.MapDataset:
+  """An endless stream of batches; `stream[step]` is the batch of a step.
+
+  Args:
+    parts: name -> elements; an empty part is left out.
+    weights: name -> share of the rows; names without a part are ignored.
+    batch_size: rows a batch.
+    collate: elements -> batch.
+    seed: of the shuffles.
+
+  Raises:
+    ValueError: nothing is left to draw from.
+  """
+  names = [n for n in sorted(parts) if len(parts[n]) and weights.get(n, 0) > 0]
+  if not names:
+    raise ValueError(
+      f"no data: parts {sorted(parts)} have no weight in {dict(weights)}"
+    )
+  sources = [
+    grain.MapDataset.source(_Elements(parts[n])).seed(seed + i).shuffle().repeat()
+    for i, n in enumerate(names)
+  ]
+  mixed = sources[0]
+  if len(sources) > 1:
+    mixed = grain.MapDataset.mix(sources, [weights[n] for n in names])
+  return mixed.batch(batch_size, batch_fn=collate)
+
+
+class _Elements:
+  """A sequence as grain wants one; elements are handed over as they are."""
+
+  def __init__(self, elements: Sequence):
+    self._elements = elements
+
+  def __len__(self) -> int:
+    return len(self._elements)
+
+  def __getitem__(self, index):
+    return self._elements[index]
+
+  def __repr__(self):
+    return f"{len(self)} elements"
+
+
+def shard(count: int, index: int, of: int) -> np.ndarray:
+  """Positions of the elements that process `index` of `of` reads."""
+  return np.arange(index, count, of)

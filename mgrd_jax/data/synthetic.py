@@ -1,0 +1,393 @@
+"""The built-in audio question set, rendered from a seed.
+
+    world, clip plans --synth, in processes--> clips.arrayrecord
+                     --questions-->  manifest.jsonl   (one Example a line)
+
+Splits: `train` (perception tasks and direct questions), `pool` (questions
+for distillation and RL), `test` (unseen voices, instruments and phrases).
+Held-out combinations of attributes carry no label question in train or
+pool; their rule is taught in text only.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mgrd_jax.audio import synth
+from mgrd_jax.data import lexicon, schema, sources, text_tasks
+from mgrd_jax.data.schema import Example
+
+FORMAT = 3  # part of the cache key; a change of this file's output adds one
+EVIDENCE = {"sums": "words", "logic": "words"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Clips per split and kind."""
+
+  train: dict
+  pool: dict
+  test: dict
+  text: int = 4000
+  hint_share: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A planned clip: how to render it, and what is true of it."""
+
+  kind: str  # voice | music | events | order | sums | logic
+  split: str
+  facts: dict
+  words: str = ""
+  suggests: str = ""  # the label that the words point to
+  answer: str = ""
+  chain: str = ""
+  voice: str = ""
+  kinds: tuple[str, ...] = ()
+
+
+def _named(table: dict, split: str) -> list[str]:
+  part = "test" if split == "test" else "train"
+  return [name for name, where in table.items() if where == part]
+
+
+def _pick(rng, items):
+  return items[int(rng.integers(len(items)))]
+
+
+def plan_clip(rng, kind: str, split: str, world: lexicon.World) -> Clip:
+  """Draws one clip; in `pool`, only combinations that are not held out."""
+  if kind in lexicon.FAMILIES:
+    family = lexicon.FAMILIES[kind]
+    facts = text_tasks.random_facts(rng, family)
+    while split == "pool" and world.is_heldout(family, facts):
+      facts = text_tasks.random_facts(rng, family)
+    if kind == "music":
+      instrument = _pick(rng, _named(synth.INSTRUMENTS, split))
+      return Clip(kind, split, facts, voice=instrument)
+    if kind == "events":
+      one = _pick(rng, synth.TONAL_KINDS)
+      return Clip(kind, split, facts, kinds=(one,) * int(facts["count"]))
+    label = _pick(rng, family.labels)
+    part = "test" if split == "test" else "train"
+    words = _pick(rng, lexicon.phrases(label, part))
+    return Clip(
+      kind,
+      split,
+      facts,
+      words=words,
+      suggests=label,
+      voice=_pick(rng, _named(synth.VOICES, split)),
+    )
+  if kind == "order":
+    a, b = rng.choice(len(synth.EVENT_KINDS), 2, replace=False)
+    kinds = (synth.EVENT_KINDS[a], synth.EVENT_KINDS[b])
+    answer = f"{kinds[0]} then {kinds[1]}"
+    return Clip(
+      kind,
+      split,
+      {"count": "2"},
+      kinds=kinds,
+      answer=answer,
+      chain=f"2 events, {answer}",
+    )
+  make = {"sums": text_tasks.sum_question, "logic": text_tasks.logic_question}
+  words, chain, answer = make[kind](rng)
+  voice = _pick(rng, _named(synth.VOICES, split))
+  facts = text_tasks.random_facts(rng, lexicon.VOICE)
+  return Clip(
+    kind, split, facts, words=words, answer=answer, chain=chain, voice=voice
+  )
+
+
+def render(clip: Clip, seed: tuple[int, ...]) -> np.ndarray:
+  """The clip's samples; the same for the same plan and seed."""
+  rng = np.random.default_rng(seed)
+  facts = {k: v for k, v in clip.facts.items() if k != "count"}
+  if clip.kind == "music":
+    return synth.music(**facts, instrument=clip.voice, rng=rng)
+  if clip.kind in ("events", "order"):
+    pitch = facts.get("pitch") or _pick(rng, synth.PITCH)
+    spacing = facts.get("regularity", "regular")
+    return synth.events(
+      kinds=clip.kinds, pitch=pitch, regularity=spacing, rng=rng
+    )
+  return synth.speech(clip.words, voice=clip.voice, **facts, rng=rng)
+
+
+def _render_many(jobs) -> list[np.ndarray]:
+  return [
+    np.round(np.clip(render(c, s), -1, 1) * 32767).astype(np.int16)
+    for c, s in jobs
+  ]
+
+
+def plan(sizes: Sizes, seed: int, world: lexicon.World) -> list[Clip]:
+  """All clips, in the order of their shard."""
+  clips = []
+  for number, split in enumerate(("train", "pool", "test")):
+    rng = np.random.default_rng((seed, 7, number))
+    for kind, count in getattr(sizes, split).items():
+      clips += [plan_clip(rng, kind, split, world) for _ in range(count)]
+  return clips
+
+
+class _Writer:
+  """Collects Examples and numbers them by split and source."""
+
+  def __init__(self):
+    self.rows: list[Example] = []
+
+  def add(self, clip: Clip, audio, source, question, answer, **fields):
+    meta = {
+      "family": clip.kind,
+      "facts": fields.pop("facts", clip.facts),
+      "evidence": EVIDENCE.get(clip.kind, "sound"),
+    } | fields.pop("meta", {})
+    self.rows.append(
+      Example(
+        id=f"{clip.split}-{source}-{len(self.rows):06d}",
+        audio=tuple(audio),
+        question=question,
+        answer=answer,
+        source=source,
+        split=clip.split,
+        transcript=clip.words or None,
+        meta=meta,
+        **fields,
+      )
+    )
+
+
+def _label_question(rng, out: _Writer, clip: Clip, ref: str, world) -> None:
+  family = lexicon.FAMILIES[clip.kind]
+  label = world.label(family, clip.facts)
+  conflict = bool(clip.suggests) and clip.suggests != label
+  options = text_tasks.choose(rng, label, family.labels, 4)
+  if conflict and clip.suggests not in options:
+    # The words' own label is always on offer: the tempting wrong answer.
+    at = _pick(rng, [i for i, o in enumerate(options) if o != label])
+    options = options[:at] + (clip.suggests,) + options[at + 1 :]
+  out.add(
+    clip,
+    [ref],
+    "label",
+    family.question,
+    label,
+    answer_type="choice",
+    options=options,
+    meta={
+      "conflict": conflict,
+      "suggests": clip.suggests,
+      "heldout": world.is_heldout(family, clip.facts),
+    },
+  )
+
+
+def _attribute_question(rng, out: _Writer, clip: Clip, ref: str) -> None:
+  family = lexicon.FAMILIES.get(clip.kind, lexicon.VOICE)
+  names = [n for n in family.attributes if n in lexicon.ATTRIBUTE]
+  name = _pick(rng, names)
+  out.add(
+    clip,
+    [ref],
+    "attribute",
+    lexicon.ATTRIBUTE[name],
+    clip.facts[name],
+    answer_type="choice",
+    options=text_tasks.choose(
+      rng, clip.facts[name], family.attributes[name][0], 2
+    ),
+    meta={"attribute": name},
+  )
+
+
+def _spoken_question(out: _Writer, clip: Clip, ref: str) -> None:
+  if clip.kind == "order":
+    n = len(synth.EVENT_KINDS)
+    out.add(
+      clip,
+      [ref],
+      "order",
+      lexicon.ORDER,
+      clip.answer,
+      answer_type="text",
+      meta={"candidates": n * (n - 1)},
+    )
+  elif clip.kind == "sums":
+    out.add(
+      clip,
+      [ref],
+      "sums",
+      lexicon.SUM,
+      clip.answer,
+      answer_type="number",
+      meta={"candidates": 19},
+    )
+  else:
+    out.add(
+      clip,
+      [ref],
+      "logic",
+      lexicon.LOGIC,
+      clip.answer,
+      answer_type="choice",
+      options=("yes", "no"),
+    )
+
+
+def _perception(rng, out: _Writer, clip: Clip, ref: str) -> None:
+  """What the clip sounds like and says, without any label."""
+  if clip.kind in lexicon.FAMILIES:
+    family = lexicon.FAMILIES[clip.kind]
+    hint = {"hint": True} if rng.random() < 0.5 else {}
+    out.add(
+      clip,
+      [ref],
+      "caption",
+      lexicon.DESCRIBE,
+      lexicon.describe(family, clip.facts),
+      answer_type="text",
+      meta=hint,
+    )
+    _attribute_question(rng, out, clip, ref)
+  said = clip.words or " ".join(clip.kinds)
+  if said:
+    question = lexicon.TRANSCRIBE if clip.words else lexicon.LISTEN
+    out.add(clip, [ref], "transcript", question, said, answer_type="text")
+
+
+def _count_question(out: _Writer, clip: Clip, ref: str) -> None:
+  out.add(
+    clip,
+    [ref],
+    "count",
+    lexicon.COUNT,
+    clip.facts["count"],
+    answer_type="number",
+    meta={"candidates": 3},
+  )
+
+
+def _comparisons(rng, out: _Writer, voices, count: int) -> None:
+  """Two-clip questions over short voice clips that differ in one attribute."""
+  made = 0
+  while made < count:
+    (a, ref_a), (b, ref_b) = _pick(rng, voices), _pick(rng, voices)
+    name = _pick(rng, list(lexicon.COMPARE))
+    question, high = lexicon.COMPARE[name]
+    if a.facts[name] == b.facts[name]:
+      continue
+    made += 1
+    out.add(
+      a,
+      [ref_a, ref_b],
+      "compare",
+      question,
+      "first" if a.facts[name] == high else "second",
+      answer_type="choice",
+      options=("first", "second"),
+      facts={},
+      meta={"clips": [a.facts, b.facts]},
+    )
+
+
+def questions(
+  clips: list[Clip],
+  refs: list[str],
+  seconds: list[float],
+  world: lexicon.World,
+  *,
+  seed: int,
+  labelled: float,
+) -> Iterator[Example]:
+  """All audio Examples over the rendered clips.
+
+  In `train`, a `labelled` share of the clips that are not held out carries
+  a label question; every clip carries its perception tasks.
+  """
+  rng = np.random.default_rng((seed, 11))
+  out = _Writer()
+  voices: dict[str, list] = {}
+  for clip, ref, length in zip(clips, refs, seconds, strict=True):
+    family = lexicon.FAMILIES.get(clip.kind)
+    if clip.kind == "voice" and length <= 2.6:
+      voices.setdefault(clip.split, []).append((clip, ref))
+    if clip.split == "train":
+      _perception(rng, out, clip, ref)
+    if family is None:
+      _spoken_question(out, clip, ref)
+      continue
+    if clip.split == "train":
+      if world.is_heldout(family, clip.facts) or rng.random() > labelled:
+        continue
+    draw = rng.random()
+    if clip.kind == "events" and draw < 0.35:
+      _count_question(out, clip, ref)
+    elif clip.split != "train" and draw > 0.9:
+      _attribute_question(rng, out, clip, ref)
+    else:
+      _label_question(rng, out, clip, ref, world)
+  for split, found in voices.items():
+    _comparisons(rng, out, found, max(4, len(found) // 10))
+  return iter(out.rows)
+
+
+def cache_key(sizes: Sizes, seed: int, labelled: float) -> str:
+  """Names everything that the set depends on."""
+  text = json.dumps([FORMAT, dataclasses.asdict(sizes), seed, labelled])
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def build(
+  root,
+  sizes: Sizes,
+  *,
+  seed: int,
+  labelled: float = 0.5,
+  workers: int = 2,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pathlib.Path:
+  """Makes the set, or finds it made: returns the manifest's path.
+
+  Written under `root/<cache key>`; the manifest is written last, so a
+  folder that has one is whole.
+  """
+  folder = pathlib.Path(root) / cache_key(sizes, seed, labelled)
+  manifest = folder / "manifest.jsonl"
+  if manifest.exists():
+    return manifest
+  folder.mkdir(parents=True, exist_ok=True)
+  world = lexicon.draw_world(seed)
+  clips = plan(sizes, seed, world)
+  jobs = [(c, (seed, 13, i)) for i, c in enumerate(clips)]
+  step = 64
+  parts = [jobs[i : i + step] for i in range(0, len(jobs), step)]
+  seconds: list[float] = []
+
+  def waves(pool):
+    for done, part in enumerate(pool.map(_render_many, parts)):
+      for wave_W in part:
+        seconds.append(len(wave_W) / synth.RATE)
+        yield wave_W.astype(np.float32) / 32767
+      progress(min((done + 1) * step, len(jobs)), len(jobs))
+
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    refs = sources.write_clips(folder / "clips.arrayrecord", waves(pool))
+  rows = list(
+    questions(clips, refs, seconds, world, seed=seed, labelled=labelled)
+  )
+  for source in text_tasks.SOURCES:
+    rows += text_tasks.build(
+      world, source, sizes.text, seed=seed, hint_share=sizes.hint_share
+    )
+  schema.write_manifest(manifest, rows)
+  return manifest

@@ -1,0 +1,219 @@
+"""Text examples of the built-in set: what cold start and text RL learn from.
+
+    words     "the speaker says: ..." -> chain over the words      (surrogate)
+    describe  "a clip with high pitch, ..." -> chain over attributes
+    rule      chain given, only its conclusion is learned
+    sums, logic   questions whose words are the evidence
+
+Chains end in "so X"; X is the answer.
+"""
+
+import numpy as np
+
+from mgrd_jax.data import lexicon
+from mgrd_jax.data.schema import Example
+
+SOURCES = ("words", "describe", "rule", "sums", "logic")
+
+
+def choose(rng, gold: str, others, count: int) -> tuple[str, ...]:
+  """`count` options in random order: the gold one and some others."""
+  rest = [o for o in dict.fromkeys(others) if o != gold]
+  picked = [rest[i] for i in rng.permutation(len(rest))[: count - 1]]
+  options = [gold, *picked]
+  return tuple(options[i] for i in rng.permutation(len(options)))
+
+
+def random_facts(rng, family: lexicon.Family) -> dict[str, str]:
+  """Each attribute drawn uniformly."""
+  return {
+    name: values[rng.integers(len(values))]
+    for name, (values, _) in family.attributes.items()
+  }
+
+
+def sum_question(rng) -> tuple[str, str, str]:
+  """(spoken words, chain, answer) of an addition or a subtraction."""
+  a, b = (int(n) for n in rng.integers(1, 10, size=2))
+  word = "plus" if rng.random() < 0.5 else "minus"
+  if word == "minus":
+    a, b = max(a, b), min(a, b)
+  total = a + b if word == "plus" else a - b
+  left, right = lexicon.NUMBERS[a], lexicon.NUMBERS[b]
+  said = f"what is {left} {word} {right}"
+  return said, f"{left} {word} {right} is {total}", str(total)
+
+
+def logic_question(rng) -> tuple[str, str, str]:
+  """(spoken words, chain, "yes" or "no") of a comparison or a premise."""
+  if rng.random() < 0.5:
+    a, b = (int(n) for n in rng.choice(np.arange(1, 10), 2, replace=False))
+    left, right = lexicon.NUMBERS[a], lexicon.NUMBERS[b]
+    verb = "more" if a > b else "less"
+    return (
+      f"is {left} more than {right}",
+      f"{left} is {verb} than {right}",
+      "yes" if a > b else "no",
+    )
+  thing = lexicon.THINGS[rng.integers(len(lexicon.THINGS))]
+  told = lexicon.COLOURS[rng.integers(len(lexicon.COLOURS))]
+  others = [c for c in lexicon.COLOURS if c != told]
+  asked = told if rng.random() < 0.5 else others[rng.integers(len(others))]
+  yes = told == asked
+  return (
+    f"the {thing} is {told} is it {asked}",
+    f"{told} is {'' if yes else 'not '}{asked}",
+    "yes" if yes else "no",
+  )
+
+
+def _words(rng, world) -> Example:
+  family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.6, 0.25, 0.15))]
+  label = family.labels[rng.integers(len(family.labels))]
+  if family is lexicon.VOICE:
+    pool = lexicon.phrases(label, "train")
+  else:
+    pool = lexicon.TITLES[label].split("|")
+  said = pool[rng.integers(len(pool))]
+  return Example(
+    id="",
+    question=f"{family.surrogate}: {said}. {family.question}",
+    options=choose(rng, label, family.labels, 4),
+    answer=label,
+    answer_type="choice",
+    reasoning=f"{family.surrogate} {said}. that means {label}. so {label}",
+    source="words",
+    meta={"family": family.name},
+  )
+
+
+def _asked(rng, world, family, facts) -> tuple[str, str, tuple[str, ...]]:
+  """A question on described facts: (question, answer, options)."""
+  draw = rng.random()
+  if draw < 0.75:
+    label = world.label(family, facts)
+    return family.question, label, choose(rng, label, family.labels, 4)
+  if family is lexicon.EVENTS and draw < 0.9:
+    return lexicon.COUNT, facts["count"], ()
+  names = [n for n in family.attributes if n in lexicon.ATTRIBUTE]
+  name = names[rng.integers(len(names))]
+  values = family.attributes[name][0]
+  options = choose(rng, facts[name], values, 2)
+  return lexicon.ATTRIBUTE[name], facts[name], options
+
+
+def _compared(rng) -> tuple[str, str, str]:
+  """(description, question, answer) of two voices that differ."""
+  names = list(lexicon.COMPARE)
+  name = names[rng.integers(len(names))]
+  question, high = lexicon.COMPARE[name]
+  values = lexicon.VOICE.attributes[name][0]
+  low = next(v for v in values if v != high)
+  first = rng.random() < 0.5
+  a, b = (high, low) if first else (low, high)
+  noun = lexicon.VOICE.attributes[name][1]
+  text = f"first clip {a} {noun}, second clip {b} {noun}"
+  return text, question, "first" if first else "second"
+
+
+def _describe(rng, world) -> Example:
+  if rng.random() < 0.1:
+    chain, question, answer = _compared(rng)
+    options, kind, meta = ("first", "second"), "choice", {"family": "voice"}
+  else:
+    families = list(lexicon.FAMILIES.values())
+    family = families[rng.choice(3, p=(0.6, 0.25, 0.15))]
+    facts = random_facts(rng, family)
+    chain = lexicon.describe(family, facts)
+    question, answer, options = _asked(rng, world, family, facts)
+    kind = "choice" if options else "number"
+    meta = {"family": family.name}
+    if not options:
+      meta["candidates"] = 3
+  return Example(
+    id="",
+    question=f"a clip with {chain}. {question}",
+    options=options,
+    answer=answer,
+    answer_type=kind,
+    reasoning=f"{chain}. so {answer}",
+    source="describe",
+    meta=meta,
+  )
+
+
+def _rule(rng, world) -> Example:
+  family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.6, 0.25, 0.15))]
+  facts = random_facts(rng, family)
+  question, answer, options = _asked(rng, world, family, facts)
+  return Example(
+    id="",
+    question=question,
+    options=options,
+    answer=answer,
+    answer_type="choice" if options else "number",
+    reasoning=f" so {answer}",
+    source="rule",
+    meta={
+      "family": family.name,
+      "given": f"{lexicon.describe(family, facts)}.",
+    },
+  )
+
+
+def _spoken(rng, kind: str) -> Example:
+  make, question = {
+    "sums": (sum_question, lexicon.SUM),
+    "logic": (logic_question, lexicon.LOGIC),
+  }[kind]
+  said, chain, answer = make(rng)
+  yes_no = kind == "logic"
+  return Example(
+    id="",
+    question=f"the words say: {said}. {question}",
+    options=("yes", "no") if yes_no else (),
+    answer=answer,
+    answer_type="choice" if yes_no else "number",
+    reasoning=f"the words say {said}. {chain}. so {answer}",
+    source=kind,
+    meta={"family": kind} | ({} if yes_no else {"candidates": 19}),
+  )
+
+
+def build(
+  world: lexicon.World, source: str, count: int, *, seed: int, hint_share: float
+) -> list[Example]:
+  """`count` text examples of one source.
+
+  A share of the attribute chains is asked for with the elicitation hint
+  (`meta["hint"]`); chains over words never are: that is the habit which
+  cold start brings along and MGRD has to mend.  A fifth has no reasoning.
+
+  Raises:
+    ValueError: an unknown source.
+  """
+  if source not in SOURCES:
+    raise ValueError(f"unknown text source {source!r}; have {SOURCES}")
+  rng = np.random.default_rng((seed, SOURCES.index(source)))
+  rows = []
+  for index in range(count):
+    if source == "words":
+      row = _words(rng, world)
+    elif source == "describe":
+      row = _describe(rng, world)
+    elif source == "rule":
+      row = _rule(rng, world)
+    else:
+      row = _spoken(rng, source)
+    meta = dict(row.meta)
+    if source in ("describe", "rule") and rng.random() < hint_share:
+      meta["hint"] = True
+    direct = source != "rule" and rng.random() < 0.2
+    fields = {k: getattr(row, k) for k in row.__dataclass_fields__}
+    fields |= {
+      "id": f"{source}-{index:05d}",
+      "meta": meta,
+      "reasoning": None if direct else row.reasoning,
+    }
+    rows.append(Example(**fields))
+  return rows

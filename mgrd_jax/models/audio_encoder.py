@@ -1,0 +1,134 @@
+"""mel_BRM -> enc_BAE: Whisper-style encoder with a 25 Hz output.
+
+    conv k3 -> GELU -> conv k3 stride 2 -> GELU -> + positions
+      -> L pre-norm blocks -> average pool 2 -> LayerNorm
+
+As in Step-Audio 2 and Qwen2-Audio: exact GELU, keys without bias, no causal
+mask, the norm after the pooling.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgrd_jax.audio import features
+from mgrd_jax.kernels import attention as attention_op
+from mgrd_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  mels: int = 128
+  width: int = 1280
+  heads: int = 20
+  layers: int = 32
+  ffn: int = 5120
+  positions: int = 1500
+
+
+def sinusoids(positions: int, width: int) -> np.ndarray:
+  """Whisper's fixed position table [A, E]."""
+  step = np.log(10_000) / (width // 2 - 1)
+  angle = np.arange(positions)[:, None] * np.exp(
+    -step * np.arange(width // 2)[None]
+  )
+  return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype("f4")
+
+
+class Encoder(nn.Module):
+  """The encoder; rows of a batch do not see each other's padding."""
+
+  config: EncoderConfig
+
+  def weights(self):
+    """Stacked block weights, leading axis L."""
+    c = self.config
+    L, E, N, F = c.layers, c.width, c.heads, c.ffn
+    H = E // N
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    return {
+      "norm1_LE": self.param("attn_norm_LE", ones, (L, E)),
+      "bias1_LE": self.param("attn_norm_bias_LE", zeros, (L, E)),
+      "q": self.param("q_LENH", layers.fan_in(E), (L, E, N, H)),
+      "q_bias": self.param("q_bias_LNH", zeros, (L, N, H)),
+      "k": self.param("k_LENH", layers.fan_in(E), (L, E, N, H)),
+      "v": self.param("v_LENH", layers.fan_in(E), (L, E, N, H)),
+      "v_bias": self.param("v_bias_LNH", zeros, (L, N, H)),
+      "out": self.param("out_LNHE", layers.fan_in(E), (L, N, H, E)),
+      "out_bias": self.param("out_bias_LE", zeros, (L, E)),
+      "norm2_LE": self.param("mlp_norm_LE", ones, (L, E)),
+      "bias2_LE": self.param("mlp_norm_bias_LE", zeros, (L, E)),
+      "up": self.param("up_LEF", layers.fan_in(E), (L, E, F)),
+      "up_bias": self.param("up_bias_LF", zeros, (L, F)),
+      "down": self.param("down_LFE", layers.fan_in(F), (L, F, E)),
+      "down_bias": self.param("down_bias_LE", zeros, (L, E)),
+    }
+
+  @nn.compact
+  def __call__(self, mel_BRM, mel_len_B):
+    """Encodes a padded batch of log-mels.
+
+    Args:
+      mel_BRM: normalised log-mel, padded right with 0.0.
+      mel_len_B: valid frames, `features.encoder_input_len` of each clip.
+
+    Returns:
+      (enc_BAE, enc_len_B): 25 Hz states, zero past each clip's own pooled
+      length, and the number of valid ones.
+    """
+    c = self.config
+    frames = mel_BRM.shape[1]
+    own_B = mel_len_B + 2  # mel frames of the clip itself
+    zeros, E = nn.initializers.zeros, c.width
+    x = layers.conv1d(
+      mel_BRM,
+      self.param("conv1_RME", layers.fan_in(3 * c.mels), (3, c.mels, E)),
+      self.param("conv1_bias_E", zeros, (E,)),
+      stride=1,
+    )
+    x = jax.nn.gelu(x, approximate=False)
+    # A clip alone has zeros, not gelu(bias), beyond its last frame.
+    x = jnp.where((jnp.arange(frames) < own_B[:, None])[..., None], x, 0.0)
+    x = layers.conv1d(
+      x,
+      self.param("conv2_REE", layers.fan_in(3 * E), (3, E, E)),
+      self.param("conv2_bias_E", zeros, (E,)),
+      stride=2,
+    )
+    x = jax.nn.gelu(x, approximate=False)
+    table_AE = self.param(
+      "position_AE", lambda _: jnp.asarray(sinusoids(c.positions, E))
+    )
+    length = x.shape[1]
+    x = x + table_AE[:length].astype(x.dtype)
+    # The reference subsamples its frame mask from an offset that depends on
+    # the parity of the clip's length.
+    at_BA = 2 * jnp.arange(length) + (own_B[:, None] + 1) % 2
+    keep_B1A = (at_BA < mel_len_B[:, None])[:, None]
+
+    def block(x, w):
+      y = layers.layer_norm(x, w["norm1_LE"], w["bias1_LE"])
+      q = jnp.einsum("BAE,ENH->BANH", y, w["q"]) + w["q_bias"]
+      k = jnp.einsum("BAE,ENH->BANH", y, w["k"])
+      v = jnp.einsum("BAE,ENH->BANH", y, w["v"]) + w["v_bias"]
+      y = attention_op.attention(q, k, v, keep_B1A)
+      x = x + jnp.einsum("BANH,NHE->BAE", y, w["out"]) + w["out_bias"]
+      y = layers.layer_norm(x, w["norm2_LE"], w["bias2_LE"])
+      y = jnp.einsum("BAE,EF->BAF", y, w["up"]) + w["up_bias"]
+      y = jax.nn.gelu(y, approximate=False)
+      return x + jnp.einsum("BAF,FE->BAE", y, w["down"]) + w["down_bias"], None
+
+    x, _ = jax.lax.scan(block, x, self.weights())
+    pooled = length // 2
+    x = 0.5 * (x[:, 0 : 2 * pooled : 2] + x[:, 1 : 2 * pooled : 2])
+    x = layers.layer_norm(
+      x,
+      self.param("norm_E", nn.initializers.ones, (E,)),
+      self.param("norm_bias_E", zeros, (E,)),
+    )
+    exists_BA = jnp.arange(pooled) < features.pooled_frames(own_B)[:, None]
+    enc_BAE = jnp.where(exists_BA[..., None], x, 0.0)
+    return enc_BAE, features.encoder_frames(mel_len_B)

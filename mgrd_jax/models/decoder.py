@@ -1,0 +1,149 @@
+"""Causal language model of the Qwen2.5 family, with a key-value cache.
+
+    x += Wo attention(rope(Wq n(x) + bq), rope(Wk n(x) + bk), Wv n(x) + bv)
+    x += Wd (silu(Wg n(x)) * Wu n(x)),     n = RMSNorm
+
+One parameter tree, stacked over layers; two ways to run it.  Without a
+cache the layers are scanned (small programs, fast compiles: training);
+with one they are unrolled over per-layer buffers (no copy: decoding).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mgrd_jax import sharding
+from mgrd_jax.kernels import attention as attention_op
+from mgrd_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  vocab: int
+  width: int
+  layers: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  ffn: int
+  rope_theta: float = 1e6
+  eps: float = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+  """Per-layer buffers `k_BSKH`, `v_BSKH`; a slot is a position."""
+
+  k_BSKH: tuple
+  v_BSKH: tuple
+
+
+def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype) -> KVCache:
+  """A zeroed cache of `slots` positions for `rows` sequences."""
+  shape = (rows, slots, config.kv_heads, config.head_dim)
+  buffers = tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
+  return KVCache(k_BSKH=buffers, v_BSKH=buffers)
+
+
+def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
+  """One decoder layer; with `cache_kv`, writes at pos_BT and reads it."""
+  c = config
+  x_BTD = sharding.constrain(x_BTD, "BTD")
+  y = layers.rms_norm(x_BTD, w["attn_norm_D"], eps=c.eps)
+  q = jnp.einsum("BTD,DNH->BTNH", y, w["q_DNH"]) + w["q_bias_NH"]
+  k = jnp.einsum("BTD,DKH->BTKH", y, w["k_DKH"]) + w["k_bias_KH"]
+  v = jnp.einsum("BTD,DKH->BTKH", y, w["v_DKH"]) + w["v_bias_KH"]
+  q = layers.rope(q, pos_BT, theta=c.rope_theta)
+  k = layers.rope(k, pos_BT, theta=c.rope_theta)
+  if cache_kv is not None:
+    rows = jnp.arange(x_BTD.shape[0])[:, None]
+    k = cache_kv[0].at[rows, pos_BT].set(k, mode="drop")
+    v = cache_kv[1].at[rows, pos_BT].set(v, mode="drop")
+    cache_kv = (k, v)
+  y = attention_op.attention(q, k, v, mask_BTS)
+  x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", y, w["out_NHD"])
+  y = layers.rms_norm(x_BTD, w["mlp_norm_D"], eps=c.eps)
+  y = layers.swiglu(y, w["gate_DF"], w["up_DF"], w["down_FD"])
+  return x_BTD + y, cache_kv
+
+
+class Decoder(nn.Module):
+  """Embeddings to final hidden states; embedding and head are here too."""
+
+  config: DecoderConfig
+
+  def weights(self):
+    """Block weights by name, each stacked on a leading layer axis."""
+    c = self.config
+    D, N, K, H, F = c.width, c.heads, c.kv_heads, c.head_dim, c.ffn
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    shapes = {
+      "attn_norm_D": (ones, (D,)),
+      "q_DNH": (layers.fan_in(D), (D, N, H)),
+      "q_bias_NH": (zeros, (N, H)),
+      "k_DKH": (layers.fan_in(D), (D, K, H)),
+      "k_bias_KH": (zeros, (K, H)),
+      "v_DKH": (layers.fan_in(D), (D, K, H)),
+      "v_bias_KH": (zeros, (K, H)),
+      "out_NHD": (layers.fan_in(2 * c.layers * N * H), (N, H, D)),
+      "mlp_norm_D": (ones, (D,)),
+      "gate_DF": (layers.fan_in(D), (D, F)),
+      "up_DF": (layers.fan_in(D), (D, F)),
+      "down_FD": (layers.fan_in(2 * c.layers * F), (F, D)),
+    }
+
+    def stacked(name):
+      stem, axes = name.rsplit("_", 1)
+      return f"{stem}_L{axes}"
+
+    return {
+      name: self.param(stacked(name), init, (c.layers, *shape))
+      for name, (init, shape) in shapes.items()
+    }
+
+  @nn.compact
+  def __call__(self, tokens_BT, splice, pos_BT, *, valid_BT=None, cache=None):
+    """Runs the stack.
+
+    Args:
+      tokens_BT: ids.
+      splice: function embed_BTD -> embed_BTD that puts audio in.
+      pos_BT: positions; with a cache also the slots that are written.
+        A position past the last slot writes nothing.
+      valid_BT: keys that may be read; without a cache only.
+      cache: KVCache, or None for the whole-sequence program.
+
+    Returns:
+      (hidden_BTD after the final norm, head_DV, cache).
+    """
+    c = self.config
+    D, V = c.width, c.vocab
+    embed_VD = self.param("embed_VD", nn.initializers.normal(0.02), (V, D))
+    head_DV = self.param("head_DV", layers.fan_in(D), (D, V))
+    norm_D = self.param("norm_D", nn.initializers.ones, (D,))
+    w = self.weights()
+    x = splice(embed_VD[tokens_BT])
+    if cache is None:
+      time = tokens_BT.shape[1]
+      causal = jnp.tril(jnp.ones((time, time), bool))[None]
+      mask_BTS = causal if valid_BT is None else causal & valid_BT[:, None]
+
+      def step(x, w):
+        return block(x, w, pos_BT, mask_BTS, c)[0], None
+
+      x, _ = jax.lax.scan(step, x, w)
+    else:
+      slots = cache.k_BSKH[0].shape[1]
+      mask_BTS = jnp.arange(slots) <= pos_BT[..., None]
+      buffers = []
+      for i in range(c.layers):
+        layer = jax.tree.map(lambda a, i=i: a[i], w)
+        kv = (cache.k_BSKH[i], cache.v_BSKH[i])
+        x, kv = block(x, layer, pos_BT, mask_BTS, c, kv)
+        buffers.append(kv)
+      keys, values = zip(*buffers, strict=True)
+      cache = KVCache(k_BSKH=keys, v_BSKH=values)
+    return layers.rms_norm(x, norm_D, eps=c.eps), head_DV, cache

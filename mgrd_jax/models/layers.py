@@ -1,0 +1,65 @@
+"""Norms, RoPE, gated MLP, convolutions: pure functions over arrays."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def fan_in(size: int):
+  """Initialiser N(0, 1/size)."""
+  return jax.nn.initializers.normal(stddev=size**-0.5)
+
+
+def rms_norm(x, scale, *, eps: float):
+  """x / rms(x) in float32, cast back, then times scale (as Qwen2 does)."""
+  x32 = x.astype(jnp.float32)
+  var = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+  return scale * (x32 * jax.lax.rsqrt(var + eps)).astype(x.dtype)
+
+
+def layer_norm(x, scale, bias, *, eps: float = 1e-5):
+  """(x - mean) / std * scale + bias, moments in float32."""
+  x32 = x.astype(jnp.float32)
+  mean = jnp.mean(x32, axis=-1, keepdims=True)
+  var = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
+  y = (x32 - mean) * jax.lax.rsqrt(var + eps)
+  return (y * scale + bias).astype(x.dtype)
+
+
+def rope(
+  x_BTNH: Float[Array, "B T N H"],
+  pos_BT: Int[Array, "B T"],
+  *,
+  theta: float,
+) -> Float[Array, "B T N H"]:
+  """Rotary positions, rotate-half layout (Su et al. 2021, arXiv 2104.09864)."""
+  half = x_BTNH.shape[-1] // 2
+  freq_H = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle_BT1H = pos_BT[..., None, None].astype(jnp.float32) * freq_H
+  cos, sin = jnp.cos(angle_BT1H), jnp.sin(angle_BT1H)
+  a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return rotated.astype(x_BTNH.dtype)
+
+
+def swiglu(x_BTD, gate_DF, up_DF, down_FD):
+  """(silu(x gate) * x up) down."""
+  gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, gate_DF)
+  up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, up_DF)
+  return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, down_FD)
+
+
+def conv1d(x, kernel, bias, *, stride: int):
+  """Width-3 convolution over the middle axis, padding 1, as one matmul.
+
+  [B, A, in] * [3, in, out] -> [B, (A - 1) // stride + 1, out].
+  """
+  frames = (x.shape[1] - 1) // stride + 1
+  padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+  taps = [
+    padded[:, tap : tap + (frames - 1) * stride + 1 : stride]
+    for tap in range(3)
+  ]
+  # R counts taps here; XLA's own CPU convolution is several times slower.
+  x_BARE = jnp.stack(taps, axis=2)
+  return jnp.einsum("BARE,REF->BAF", x_BARE, kernel.astype(x.dtype)) + bias

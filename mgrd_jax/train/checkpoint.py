@@ -1,0 +1,95 @@
+"""State on disk: whole or absent, and never half-written.
+
+    folder/step_00000400/   one pytree, by orbax; renamed into place
+"""
+
+import pathlib
+import re
+import shutil
+
+import jax
+import orbax.checkpoint as ocp
+
+_STEP = re.compile(r"step_(\d{8})")
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that cannot be used; the message is one line."""
+
+
+def save(path, tree) -> None:
+  """Writes a pytree of arrays to the folder `path`, atomically."""
+  path = pathlib.Path(path).absolute()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.exists():
+    shutil.rmtree(path)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(path, tree)
+
+
+def restore(path, like=None):
+  """Reads a pytree.
+
+  Args:
+    path: the folder that `save` wrote.
+    like: a pytree of arrays or ShapeDtypeStructs that gives structure,
+      shapes and shardings; without it, nested dicts of arrays.
+
+  Raises:
+    CheckpointError: there is none, it is torn, or it is of another model.
+  """
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise CheckpointError(f"{path}: no checkpoint here")
+  target = None
+  if like is not None:
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      tree = checkpointer.restore(path, target)
+  except Exception as error:
+    reason = str(error).strip().splitlines()
+    raise CheckpointError(
+      f"{path}: cannot be restored ({reason[0] if reason else error!r})"
+    ) from error
+  if like is not None:
+    for want, have in zip(
+      jax.tree.leaves(like), jax.tree.leaves(tree), strict=True
+    ):
+      if want.shape != have.shape:
+        raise CheckpointError(
+          f"{path}: holds shapes of another model ({have.shape}, the config "
+          f"asks for {want.shape})"
+        )
+  return tree
+
+
+def save_step(folder, step: int, tree, *, keep: int = 1) -> None:
+  """Saves `tree` as the state after `step` steps; keeps the newest `keep`."""
+  folder = pathlib.Path(folder)
+  save(folder / f"step_{step:08d}", tree)
+  for old in steps(folder)[:-keep]:
+    shutil.rmtree(folder / f"step_{old:08d}")
+
+
+def steps(folder) -> list[int]:
+  """Steps that have a whole checkpoint, ascending."""
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    return []
+  names = (_STEP.fullmatch(child.name) for child in folder.iterdir())
+  return sorted(int(name[1]) for name in names if name)
+
+
+def restore_latest(folder, like):
+  """(step, tree) of the newest checkpoint that can be read, or (0, None).
+
+  A torn one is passed over for the one before it.
+  """
+  folder = pathlib.Path(folder)
+  for step in reversed(steps(folder)):
+    try:
+      return step, restore(folder / f"step_{step:08d}", like)
+    except CheckpointError:
+      continue
+  return 0, None
