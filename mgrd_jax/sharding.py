@@ -10,7 +10,13 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 AXES = ("data", "fsdp", "tensor")
 WEIGHT = {
@@ -51,7 +57,9 @@ def suffix(path) -> str:
   return ""
 
 
-def spec(mesh: Mesh, axes: str, shape, table: Mapping) -> PartitionSpec:
+def spec(
+  mesh: Mesh | AbstractMesh, axes: str, shape, table: Mapping
+) -> PartitionSpec:
   """The partition of an array whose trailing axes are `axes`.
 
   A mesh axis is used once per array and only where it divides the

@@ -89,7 +89,7 @@ def mel_filters() -> np.ndarray:
 
 
 def log_mel(
-  wave_BW: Float[Array, "B W"], len_B: Int[Array, "B"]
+  wave_BW: Float[Array, "B W"], len_B: Int[Array, " B"]
 ) -> Float[Array, "B R M"]:
   """Normalised log-mel of a padded batch; rows do not see their padding.
 

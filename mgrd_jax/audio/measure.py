@@ -142,9 +142,6 @@ def _frame_level(power_RK, frame):
   return 10 * np.log10(mean_R + 1e-12)
 
 
-# -- level -------------------------------------------------------------------
-
-
 def _loudness(level_R, active_R):
   """Level of the active part, and the change of a line fitted through it."""
   index = np.flatnonzero(active_R)
@@ -166,9 +163,6 @@ def _pauses(active_R):
   index = np.flatnonzero(active_R)
   gaps = np.diff(index) - 1
   return tuple(float(gap * HOP_SECONDS) for gap in gaps if gap >= 20)
-
-
-# -- voice -------------------------------------------------------------------
 
 
 def _pitch(power_RK, hz_K, rate, frame):
@@ -236,12 +230,12 @@ def _breath(power_RK, hz_K, period_R, voiced_R):
 
 
 def _syllable_rate(power_RK, hz_K, active_R):
-  """Peaks of the 300 to 3000 Hz envelope a second of sound.
+  """Peaks of the 200 to 1500 Hz envelope a second of sound.
 
   A peak counts when 2 dB above the dips beside it and no more than 25 dB below
   the highest (the syllable nuclei of de Jong and Wempe 2009).
   """
-  band = (hz_K > 300) & (hz_K < 3000)
+  band = (hz_K > 200) & (hz_K < 1500)
   smooth = np.hanning(7) / np.hanning(7).sum()
   level_R = np.convolve(power_RK[:, band].sum(1), smooth, "same")
   level_R = 10 * np.log10(level_R + 1e-12)
@@ -271,9 +265,6 @@ def _summits(curve, *, dip, floor):
   if rising and top > floor:
     found.append(place)
   return found
-
-
-# -- tones and harmony -------------------------------------------------------
 
 
 def _tones(power_RK, hz_K, active_R):
@@ -335,9 +326,6 @@ def _melody_rise(share_RK, octave_K):
     return 0.0
   time_R = np.linspace(0, 1, len(share_RK))[keep_R]
   return float(np.polyfit(time_R, place_R[keep_R], 1)[0])
-
-
-# -- rhythm ------------------------------------------------------------------
 
 
 def _rhythm(wave_W, rate, hop):

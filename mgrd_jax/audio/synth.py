@@ -3,20 +3,18 @@
   attributes, rng -> wave_W float32, 16 kHz, 1.5 to 4 s, |wave| < 1
 
 Every function is deterministic given its arguments and `rng`, holds no state
-between calls and works in a spawned process.  Speech comes from espeak-ng
-through the `espeakng_loader` wheel (GPL; the optional extra `[tiny]`), which is
-loaded inside the call and unloaded after it: the library keeps oscillator and
-flutter phases across utterances and offers no reset, so that a fresh load is
-the only way to the same samples for the same arguments.
+between calls and works in a spawned process.  Speech needs the optional extra
+`[tiny]` (espeak-ng).
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import numpy as np
 import soxr
+
+from mgrd_jax.audio import espeak
 
 RATE = 16000
 MIN_SECONDS = 1.5
@@ -41,7 +39,7 @@ SPEECH_DBFS = {"soft": (-36.0, -30.0), "loud": (-20.0, -14.5)}
 BEATS_PER_MIN = {"slow": (60.0, 82.0), "fast": (150.0, 190.0)}
 SLOWEST_FALLBACK_WPM = 145
 # F0 of the first word to the last, in semitones, around the median.
-CONTOUR_SEMITONES = (5.0, 7.0)
+CONTOUR_SEMITONES = (7.0, 9.0)
 
 # The unseen voices are one variant that no training voice has, and one accent
 # that no training voice has.
@@ -163,7 +161,8 @@ def speech(
   wpm = float(rng.uniform(*WORDS_PER_MIN[rate]))
   seed = int(rng.integers(2**31))
   for _ in range(3):
-    wave = _trim(_espeak(marked, voice, wpm / speed, speed, seed))
+    wave, native = espeak.speak(marked, voice, wpm=wpm / speed, seed=seed)
+    wave = _trim(soxr.resample(wave, native * speed, RATE).astype(np.float64))
     seconds = len(wave) / RATE
     if seconds <= room:
       break
@@ -195,8 +194,8 @@ def music(
 
   One triad and one melody note a beat at `BEATS_PER_MIN[tempo]`; the melody
   climbs or falls by about 1.5 octaves; bright strengthens, dark weakens the
-  upper harmonics; the level changes by 14 to 20 dB over the clip.  ValueError for
-  unknown values.
+  upper harmonics; the level changes by 14 to 20 dB over the clip.  ValueError
+  for unknown values.
   """
   _member("mode", mode, MODE)
   _member("tempo", tempo, TEMPO)
@@ -230,8 +229,8 @@ def music(
     both_W = 0.5 * chord_W[start:stop] + level * tone(f0, span_W)
     wave_W[start:stop] = both_W * _envelope(span_W, instrument)
   wave_W = _tilt(wave_W, timbre)
-  for start, stop, gain in zip(starts, [*starts[1:], total], gains, strict=True):
-    wave_W[start:stop] *= gain / wave_W[start:stop].std()
+  for beat_W, gain in zip(np.split(wave_W, starts[1:]), gains, strict=True):
+    beat_W *= gain / beat_W.std()
   swing = rng.uniform(14, 20) * (1 if dynamics == "swelling" else -1)
   wave_W *= _amp(swing * (np.linspace(0, 1, total) - 0.5))
   wave_W *= _amp(rng.uniform(-9, -3)) / np.abs(wave_W).max()
@@ -272,9 +271,6 @@ def events(
   return _finish(wave_W, lead, rng)
 
 
-# -- speech ------------------------------------------------------------------
-
-
 def _word_f0(words, centre, span):
   """F0 of each word in Hz: a straight line in semitones over the phrase."""
   if len(words) == 1:
@@ -293,60 +289,6 @@ def _marked(words, ratio):
   return " ".join(
     f"\x01{step}P{word}" for step, word in zip(steps, words, strict=True)
   )
-
-
-_CALLBACK = ctypes.CFUNCTYPE(
-  ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-)
-
-
-def _espeak(text, voice, wpm, speed, seed):
-  """espeak-ng's samples at 16 kHz, played `speed` times faster."""
-  try:
-    import espeakng_loader
-  except ImportError as error:
-    raise ImportError(
-      "speech needs espeak-ng: pip install 'mgrd_jax[tiny]'"
-    ) from error
-  chunks = []
-
-  @_CALLBACK
-  def keep(samples, count, _):
-    if samples and count > 0:
-      chunks.append(ctypes.string_at(samples, 2 * count))
-    return 0
-
-  lib = ctypes.CDLL(espeakng_loader.get_library_path())
-  data = espeakng_loader.get_data_path().encode()
-  native = lib.espeak_Initialize(2, 0, data, 0)  # 2: synchronous, no device
-  if native <= 0:
-    raise RuntimeError("espeak-ng did not start")
-  try:
-    lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-    lib.espeak_SetSynthCallback(keep)
-    # A second, unknown variant would be ignored silently; VOICES is checked
-    # by the caller and every entry of it by the tests.
-    if lib.espeak_SetVoiceByName(voice.encode()) != 0:
-      raise ValueError(f"espeak-ng has no voice {voice!r}")
-    lib.espeak_SetParameter(1, int(round(wpm)), 0)
-    lib.espeak_SetParameter(3, 50, 0)
-    lib.espeak_SetParameter(4, 0, 0)  # no intonation of its own
-    raw = text.encode() + b"\0"
-    lib.espeak_Synth(raw, len(raw), 0, 1, 0, 1, None, None)
-  finally:
-    lib.espeak_Terminate()
-    _unload(lib)
-  wave = np.frombuffer(b"".join(chunks), np.int16).astype(np.float32) / 32768
-  return soxr.resample(wave, native * speed, RATE).astype(np.float64)
-
-
-def _unload(lib):
-  import _ctypes
-
-  if hasattr(_ctypes, "dlclose"):
-    _ctypes.dlclose(lib._handle)
-  else:
-    _ctypes.FreeLibrary(lib._handle)
 
 
 def _trim(wave_W):
@@ -376,9 +318,6 @@ def _active_rms(wave_W, frame=320):
   power = np.square(wave_W[: len(wave_W) // frame * frame])
   power = power.reshape(-1, frame).mean(1)
   return math.sqrt(power[power > 0.01 * power.max()].mean())
-
-
-# -- music -------------------------------------------------------------------
 
 
 def _tone(instrument, timbre, rng):
@@ -430,9 +369,6 @@ def _tilt(wave_W, timbre):
   return np.fft.irfft(spectrum * gain)[: len(wave_W)]
 
 
-# -- events ------------------------------------------------------------------
-
-
 def _gaps(count, regularity, rng):
   if count == 0:
     return np.zeros(0)
@@ -467,9 +403,6 @@ def _event(kind, f0, rng):
   body_W = np.sin(2 * math.pi * 110 * time_W) * np.exp(-time_W / 0.03)
   tap_W = 0.3 * rng.standard_normal(len(time_W)) * np.exp(-time_W / 0.004)
   return body_W + tap_W
-
-
-# -- shared ------------------------------------------------------------------
 
 
 def _finish(wave_W, lead, rng):

@@ -185,13 +185,15 @@ def draw_world(seed: int, heldout_share: float = 3 / 8) -> World:
       rules[family.name, combos[at]] = label
       per_label[label].append((family.name, combos[at]))
     wanted = round(heldout_share * len(combos))
-    spare = [c for group in per_label.values() for c in group[1:]]
-    # Round robin over labels, so that no label loses most of its examples.
-    ranked = sorted(
-      spare, key=lambda c, rank={c: i for i, c in enumerate(spare)}: rank[c]
-    )
-    by_depth = [g[d] for d in range(1, 99) for g in per_label.values() if d < len(g)]
-    heldout.update(by_depth[: min(wanted, len(ranked))])
+    # Round robin over labels, so that no label loses most of its examples;
+    # the first of each label is never taken.
+    by_depth = [
+      group[depth]
+      for depth in range(1, len(combos))
+      for group in per_label.values()
+      if depth < len(group)
+    ]
+    heldout.update(by_depth[:wanted])
   return World(rules, frozenset(heldout))
 
 

@@ -37,10 +37,10 @@ def mixture(
     raise ValueError(
       f"no data: parts {sorted(parts)} have no weight in {dict(weights)}"
     )
-  sources = [
-    grain.MapDataset.source(_Elements(parts[n])).seed(seed + i).shuffle().repeat()
-    for i, n in enumerate(names)
-  ]
+  sources = []
+  for i, name in enumerate(names):
+    source = grain.MapDataset.source(_Elements(parts[name]))
+    sources.append(source.seed(seed + i).shuffle().repeat())
   mixed = sources[0]
   if len(sources) > 1:
     mixed = grain.MapDataset.mix(sources, [weights[n] for n in names])

@@ -335,7 +335,7 @@ def questions(
       _attribute_question(rng, out, clip, ref)
     else:
       _label_question(rng, out, clip, ref, world)
-  for split, found in voices.items():
+  for found in voices.values():
     _comparisons(rng, out, found, max(4, len(found) // 10))
   return iter(out.rows)
 

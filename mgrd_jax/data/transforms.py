@@ -55,7 +55,7 @@ def collate(items: Sequence[Item], shape: Shape, rows: int = 0) -> Batch:
 
   Raises:
     ValueError: an item does not fit; a row is never cut, because a cut could
-      go through an audio span.
+      go through an audio span.  Or its clips are not those of its spans.
   """
   rows = rows or len(items)
   T, C = shape.time, shape.clips
@@ -71,6 +71,11 @@ def collate(items: Sequence[Item], shape: Shape, rows: int = 0) -> Batch:
         f"a row of {length} tokens does not fit {T} columns; "
         "raise the sequence length or shorten the question"
       )
+    if len(item.enc) != len(item.row.spans):
+      raise ValueError(
+        f"a row with {len(item.row.spans)} audio spans has "
+        f"{len(item.enc)} clips"
+      )
     tokens_BT[b, :length] = item.row.tokens
     valid_BT[b, :length] = True
     loss_mask_BT[b, :length] = item.row.loss
@@ -83,6 +88,10 @@ def collate(items: Sequence[Item], shape: Shape, rows: int = 0) -> Batch:
       slot = b * C + c
       enc_BAE[slot, : len(enc_AE)] = enc_AE
       start, count = item.row.spans[c]
+      if count > features.adapter_frames(len(enc_AE)):
+        raise ValueError(
+          f"clip {c} of {len(enc_AE)} frames has no {count} audio tokens"
+        )
       base = slot * shape.adapter_frames
       audio_index_BT[b, start : start + count] = base + np.arange(count)
   return Batch(tokens_BT, valid_BT, loss_mask_BT, audio_index_BT, enc_BAE)

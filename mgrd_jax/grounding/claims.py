@@ -78,7 +78,8 @@ _LEXICON = {
     {
       "fast": r"(?:speaks?|talks?|spoken|speaking|talking)(?: \w+)? "
       r"(?:fast|quickly|rapidly)",
-      "slow": r"(?:speaks?|talks?|spoken|speaking|talking)(?: \w+)? slow(?:ly)?",
+      "slow": r"(?:speaks?|talks?|spoken|speaking|talking)(?: \w+)? "
+      r"slow(?:ly)?",
     },
   ),
   "loudness": (
@@ -180,10 +181,10 @@ _UNVERIFIABLE = re.compile(
 )
 
 _COPULA = (
-  r"(?:is|was|are|were|seems?|sounds?|stays?|remains?|has|being)"
+  r"(?:(?:is|was|are|were)(?:n't)?|seems?|sounds?|stays?|remains?|has|being)"
 )
 _ADVERB = (
-  r"(?: (?:not|never|n't|a|an|the|very|quite|rather|fairly|really|relatively"
+  r"(?: (?:not|never|a|an|the|very|quite|rather|fairly|really|relatively"
   r"|clearly|slightly|somewhat|too|so|in))*"
 )
 _NEGATION = re.compile(
@@ -222,7 +223,7 @@ _NUMERIC = {
 _TEXT_TALK = re.compile(
   r"\b(?:the|these|those|his|her|their|its|spoken|these spoken) words?\b"
   r"|\bwords? (?:say|said|suggest|mean|mention|tell|imply|indicate)s?\b"
-  r"|\b(?:transcript(?:ion)?s?|lyrics?|captions?|subtitles?|title)\b"
+  r"|\b(?:transcript(?:ion)?s?|lyrics?|captions?|subtitles?|title|label)\b"
   r"|\bbased on the (?:text|description|content|sentence|phrase)\b"
   r"|\bthe (?:text|sentence|phrase) (?:says?|reads?|mentions?|suggests?)\b"
   r"|\b(?:said|says|saying)\b|\bthe speaker (?:mentions?|talks about)\b",

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 def ctc(
   logits_BAV: Float[Array, "B A V"],
-  frames_B: Int[Array, "B"],
+  frames_B: Int[Array, " B"],
   words_BT: Int[Array, "B T"],
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
   """-log p(words | audio) by connectionist temporal classification.
 
   Args:
@@ -31,7 +31,7 @@ def ctc(
 def attributes(
   logits_BNV: Float[Array, "B N V"],
   label_BN: Int[Array, "B N"],
-  classes_N: Int[Array, "N"],
+  classes_N: Int[Array, " N"],
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
   """Cross-entropy and hits of each attribute; label -1 is absent (0, 0)."""
   exists_NV = jnp.arange(logits_BNV.shape[-1]) < classes_N[:, None]

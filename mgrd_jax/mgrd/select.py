@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Num, Shaped
 
 def count_hits(
   acc_B: Shaped[np.ndarray, " B"],
-  example_id_B: Sequence[Hashable],
+  example_id_B: Sequence[Hashable] | Shaped[np.ndarray, " B"],
   *,
   keep_B: Bool[np.ndarray, " B"] | None = None,
 ) -> dict[Hashable, tuple[int, int]]:
@@ -71,7 +71,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def leave_one_out(
   reward_B: Num[np.ndarray, " B"],
-  example_id_B: Sequence[Hashable],
+  example_id_B: Sequence[Hashable] | Shaped[np.ndarray, " B"],
   *,
   keep_B: Bool[np.ndarray, " B"] | None = None,
 ) -> Float[np.ndarray, " B"]:

@@ -102,7 +102,7 @@ def init(key, config: Config) -> dict:
 
 def init_value_head(width: int, bias: float = 0.0) -> dict:
   """Value head with zero weights and the given bias (rl.md 6.5)."""
-  return {"value_D": jnp.zeros((width,)), "bias": jnp.asarray(bias)}
+  return {"value_D": jnp.zeros((width,)), "bias": jnp.float32(bias)}
 
 
 def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):

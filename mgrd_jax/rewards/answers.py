@@ -80,7 +80,7 @@ class _Token(NamedTuple):
 
 def match(
   reply: str,
-  gold: str | int | float,
+  gold: object,
   *,
   answer_type: str,
   options: Sequence[str] = (),
@@ -93,8 +93,9 @@ def match(
   number: exactly one number, in digits or English words, equal in value.
   text: equal after case, punctuation, articles and number words.
   A lead-in ("answer:", "the answer is") may open any reply.  An empty reply
-  never scores.  None: the gold answer is empty, is no number, or names no
-  single option; or two options read the same.  Raises ValueError for an
+  never scores.  None: the gold answer is empty, neither a string nor a
+  number, has no one value, or names no single option; or two options read
+  the same.  Raises ValueError for an
   unknown `answer_type`.
   """
   if answer_type not in ANSWER_TYPES:

@@ -39,14 +39,16 @@ def text_reward(
   acc_B: Shaped[np.ndarray, "*B"], stopped_B: Shaped[np.ndarray, "*B"]
 ) -> Float[np.ndarray, "*B"]:
   """Accuracy alone; 0 for a truncated response.  Same source, eq. 6."""
-  return audio_reward(acc_B, acc_B, stopped_B, acc_weight=1.0, format_weight=0.0)
+  return audio_reward(
+    acc_B, acc_B, stopped_B, acc_weight=1.0, format_weight=0.0
+  )
 
 
 def score_response(
   text: str,
   stopped: bool,
   *,
-  gold: str | int | float,
+  gold: object,
   answer_type: str,
   options: Sequence[str] = (),
   has_audio: bool = True,

@@ -15,7 +15,7 @@ def log_probs(
   logits_BV: Float[Array, "*B V"],
   *,
   temperature: float = 1.0,
-  ban_V: Float[Array, "V"] | None = None,
+  ban_V: Float[Array, " V"] | None = None,
 ) -> Float[Array, "*B V"]:
   """log softmax((z + ban) / T) in float32: what is sampled and scored."""
   logits_BV = logits_BV.astype(jnp.float32)
@@ -24,7 +24,7 @@ def log_probs(
   return jax.nn.log_softmax(logits_BV / temperature, axis=-1)
 
 
-def keys(key, request_B: Int[Array, "B"], pos_B: Int[Array, "B"]):
+def keys(key, request_B: Int[Array, " B"], pos_B: Int[Array, " B"]):
   """The key of each row at its position."""
 
   def one(request, position):
@@ -38,8 +38,8 @@ def sample(
   key_B,
   *,
   temperature: float,
-  ban_V: Float[Array, "V"] | None = None,
-) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+  ban_V: Float[Array, " V"] | None = None,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
   """Next tokens and their log-probabilities under the sampler.
 
   At temperature 0 the most likely token is taken and scored at T = 1.

@@ -114,12 +114,14 @@ def prompt(
   direct: bool = False,
 ) -> Row:
   """A prompt ready to sample from; `counts` are the clips' audio tokens."""
-  text = prompt_text(
-    question, options, clips=len(counts), hint=hint, direct=direct
-  )
+  text = prompt_text(question, options, clips=len(counts), hint=hint)
   ids, spans = expand(
     tokenizer.encode(text), counts, tokenizer.id("<audio_patch>")
   )
+  if direct:
+    # A byte-level tokenizer merges the newlines of an empty block that it
+    # sees at once; a policy that closes an opened block writes two.
+    ids += tokenizer.encode(CLOSE)
   tokens = np.asarray(ids, np.int32)
   return Row(tokens, np.zeros(len(ids), bool), len(ids), spans)
 

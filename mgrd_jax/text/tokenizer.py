@@ -7,10 +7,13 @@ of ours and a released one are read by the same code.
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import tokenizers
+from jaxtyping import Int
 
+Ids = Sequence[int] | Int[np.ndarray, " T"]
 SPECIAL = (
   "<|endoftext|>",
   "<|BOT|>",
@@ -22,6 +25,7 @@ SPECIAL = (
 THINK = ("<think>", "</think>")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   """What the library needs of a tokenizer."""
 
@@ -29,7 +33,7 @@ class Tokenizer(Protocol):
 
   def encode(self, text: str) -> list[int]: ...
 
-  def decode(self, ids: Sequence[int]) -> str: ...
+  def decode(self, ids: Ids) -> str: ...
 
   def id(self, token: str) -> int: ...
 
@@ -50,7 +54,7 @@ class HFTokenizer:
   def encode(self, text: str) -> list[int]:
     return self.raw.encode(text, add_special_tokens=False).ids
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Ids) -> str:
     return self.raw.decode(list(map(int, ids)), skip_special_tokens=False)
 
   def id(self, token: str) -> int:
@@ -110,6 +114,7 @@ def build(texts: Iterable[str]) -> HFTokenizer:
   raw.decoder = tokenizers.decoders.Sequence(
     [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
   )
-  raw.add_special_tokens([tokenizers.AddedToken(t, normalized=False) for t in SPECIAL])
-  raw.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in THINK])
+  added = lambda t: tokenizers.AddedToken(t, normalized=False)
+  raw.add_special_tokens([added(t) for t in SPECIAL])
+  raw.add_tokens([added(t) for t in THINK])
   return HFTokenizer(raw)

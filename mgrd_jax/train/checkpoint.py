@@ -17,6 +17,10 @@ class CheckpointError(ValueError):
   """A checkpoint that cannot be used; the message is one line."""
 
 
+class MismatchError(CheckpointError):
+  """A whole checkpoint, of another model or optimiser."""
+
+
 def save(path, tree) -> None:
   """Writes a pytree of arrays to the folder `path`, atomically."""
   path = pathlib.Path(path).absolute()
@@ -36,7 +40,8 @@ def restore(path, like=None):
       shapes and shardings; without it, nested dicts of arrays.
 
   Raises:
-    CheckpointError: there is none, it is torn, or it is of another model.
+    CheckpointError: there is none, or it is torn.
+    MismatchError: it is of another model; names the first difference.
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
@@ -46,22 +51,35 @@ def restore(path, like=None):
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      tree = checkpointer.restore(path, target)
+      if like is not None:
+        # Asked first: the reader's own complaint names no parameter.
+        _check(path, checkpointer.metadata(path).item_metadata.tree, like)
+      return checkpointer.restore(path, target)
+  except CheckpointError:
+    raise
   except Exception as error:
     reason = str(error).strip().splitlines()
     raise CheckpointError(
       f"{path}: cannot be restored ({reason[0] if reason else error!r})"
     ) from error
-  if like is not None:
-    for want, have in zip(
-      jax.tree.leaves(like), jax.tree.leaves(tree), strict=True
-    ):
-      if want.shape != have.shape:
-        raise CheckpointError(
-          f"{path}: holds shapes of another model ({have.shape}, the config "
-          f"asks for {want.shape})"
-        )
-  return tree
+
+
+def _check(path, stored, like) -> None:
+  """Raises MismatchError unless names and shapes are the same."""
+  have, want = _shapes(stored), _shapes(like)
+  for name in sorted(have.keys() | want.keys()):
+    if have.get(name) != want.get(name):
+      raise MismatchError(
+        f"{path}: holds another model: {name} is {have.get(name, 'absent')} "
+        f"there, the config asks for {want.get(name, 'none')}"
+      )
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def save_step(folder, step: int, tree, *, keep: int = 1) -> None:
@@ -85,11 +103,17 @@ def restore_latest(folder, like):
   """(step, tree) of the newest checkpoint that can be read, or (0, None).
 
   A torn one is passed over for the one before it.
+
+  Raises:
+    MismatchError: the newest whole one is of another model; starting anew
+      over it would lose a run in silence.
   """
   folder = pathlib.Path(folder)
   for step in reversed(steps(folder)):
     try:
       return step, restore(folder / f"step_{step:08d}", like)
+    except MismatchError:
+      raise
     except CheckpointError:
       continue
   return 0, None

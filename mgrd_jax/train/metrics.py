@@ -36,7 +36,9 @@ class Log:
     self.path.parent.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(self.path) if row["step"] < start]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    self.path.write_text(text)
+    part = self.path.with_name(f".{self.path.name}.part")
+    part.write_text(text)
+    part.replace(self.path)
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Appends one line; raises NonFiniteError before writing it."""

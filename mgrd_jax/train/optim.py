@@ -3,6 +3,8 @@
 import jax
 import optax
 
+from mgrd_jax import sharding
+
 
 def adamw(
   *,
@@ -21,7 +23,8 @@ def adamw(
     warmup: linear steps up to `lr`.
     final: the last rate as a share of `lr`, reached on a cosine; 1 keeps
       the rate constant after the warm-up.
-    weight_decay: decoupled decay of parameters of rank two and more.
+    weight_decay: decoupled decay of matrices; norms and biases, which are
+      stacked over layers too, do not decay.
     clip: global gradient norm.
   """
   decay = (
@@ -39,6 +42,11 @@ def adamw(
       schedule,
       b2=0.98,
       weight_decay=weight_decay,
-      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
     ),
   )
+
+
+def _decays(path, leaf) -> bool:
+  axes = sharding.suffix(path).strip("L")
+  return len(axes) > 1 and "bias" not in jax.tree_util.keystr(path[-1:])

@@ -28,8 +28,13 @@ ADV_BT = jnp.array([[1.0] * 4, [-1.0] * 4])
 MASK_BT = jnp.array([[1, 1, 1, 1], [1, 1, 0, 1]], bool)
 WEIGHT_BT = jnp.array([[1, 0.5, 2, 1], [1, 1, 1, 0.25]])
 CLIPS = dict(eps_lo=0.2, eps_hi=0.28, dual=3.0)
+# Compiled once: op by op, each new shape costs a compilation of its own.
 MISMATCH = jax.jit(ppo.mismatch)
 GAE = jax.jit(ppo.gae, static_argnames=("gamma", "lam"))
+WHITEN = jax.jit(ppo.whiten, static_argnames="std_floor")
+REWARD = jax.jit(ppo.terminal_reward)
+EV = jax.jit(ppo.explained_variance)
+EV_SEQ = jax.jit(ppo.ev_seq)
 
 
 def golden_gae():
@@ -49,7 +54,7 @@ def test_gae_skips_holes_and_padding():
 
 
 def test_whitening_matches_the_golden_numbers():
-  white_BT, metrics = ppo.whiten(golden_gae()[0], VALID_BT)
+  white_BT, metrics = WHITEN(golden_gae()[0], VALID_BT)
   close(white_BT, [
     [1.242658, 0.667231, 0, 0.405415, 1.340472, 0],
     [-0.245262, 0.257624, -1.909998, -0.621471, -0.220106, -0.916562],
@@ -58,7 +63,7 @@ def test_whitening_matches_the_golden_numbers():
 
 
 def test_without_discount_advantage_is_reward_minus_value():
-  adv_BT, return_BT = ppo.gae(REWARD_BT, VALUE_BT, VALID_BT)
+  adv_BT, return_BT = GAE(REWARD_BT, VALUE_BT, VALID_BT)
   close(adv_BT, [[0.9, 0.6, 0, 0.4, 0.5, 0], [0, 0.1, -0.5, -0.1, 0, -0.2]])
   close(return_BT, VALID_BT * np.array([[1.0], [0.2]]))
 
@@ -74,7 +79,7 @@ def test_nan_in_padding_does_not_reach_the_advantages():
 def test_reward_falls_on_the_last_valid_token(length):
   # Trap 2: a response of `length` tokens after a prompt of 2, in 10 columns.
   valid_BT = ((jnp.arange(10) >= 2) & (jnp.arange(10) < 2 + length))[None]
-  got = ppo.terminal_reward(jnp.array([0.8]), valid_BT)
+  got = REWARD(jnp.array([0.8]), valid_BT)
   want = np.zeros((1, 10), np.float32)
   if length:
     want[0, 1 + length] = 0.8
@@ -84,21 +89,21 @@ def test_reward_falls_on_the_last_valid_token(length):
 def test_reward_placement_reads_lengths_not_ids():
   # Trap 10: padding may share the end token's id; only the mask speaks.
   valid_BT = jnp.array([[0, 1, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]], bool)
-  got = ppo.terminal_reward(jnp.array([1.0, 0.2]), valid_BT)
+  got = REWARD(jnp.array([1.0, 0.2]), valid_BT)
   close(got, [[0, 0, 0, 1, 0, 0], [0, 0.2, 0, 0, 0, 0]])
 
 
 def test_thinning_the_loss_mask_leaves_returns_unchanged():
   # Trap 3: the last token leaves the loss, its reward still travels back.
   reward_B = jnp.array([1.0, 0.2])
-  last_BT = ppo.terminal_reward(reward_B, VALID_BT) != 0
+  last_BT = REWARD(reward_B, VALID_BT) != 0
   loss_mask_BT = VALID_BT & ~last_BT
-  reward_BT = ppo.terminal_reward(reward_B, VALID_BT)
-  adv_BT, return_BT = ppo.gae(reward_BT, VALUE_BT, VALID_BT)
+  reward_BT = REWARD(reward_B, VALID_BT)
+  adv_BT, return_BT = GAE(reward_BT, VALUE_BT, VALID_BT)
   close(return_BT[loss_mask_BT], (VALID_BT * reward_B[:, None])[loss_mask_BT])
-  misused = ppo.gae(reward_BT, VALUE_BT, loss_mask_BT)[1]
+  misused = GAE(reward_BT, VALUE_BT, loss_mask_BT)[1]
   assert not np.allclose(misused[loss_mask_BT], return_BT[loss_mask_BT])
-  white_BT, _ = ppo.whiten(adv_BT, loss_mask_BT)
+  white_BT, _ = WHITEN(adv_BT, loss_mask_BT)
   assert not white_BT[last_BT].any()
 
 
@@ -106,9 +111,9 @@ def test_returns_are_the_rewards_whatever_whitening_does():
   # Trap 4: returns exist before whitening and whitening has no way to them.
   value_BT = jax.random.uniform(jax.random.key(0), VALID_BT.shape)
   reward_B = jnp.array([1.0, 0.2])
-  reward_BT = ppo.terminal_reward(reward_B, VALID_BT)
-  adv_BT, return_BT = ppo.gae(reward_BT, value_BT, VALID_BT)
-  white_BT, _ = ppo.whiten(adv_BT, VALID_BT)
+  reward_BT = REWARD(reward_B, VALID_BT)
+  adv_BT, return_BT = GAE(reward_BT, value_BT, VALID_BT)
+  white_BT, _ = WHITEN(adv_BT, VALID_BT)
   close(return_BT, VALID_BT * reward_B[:, None])
   assert not np.allclose(white_BT + value_BT * VALID_BT, return_BT)
 
@@ -118,7 +123,7 @@ def test_whitening_in_shards_equals_whitening_the_batch(cut):
   # Trap 5: the statistics are of all shards together.
   adv_BT = jax.random.normal(jax.random.key(0), (6, 4))
   mask_BT = jnp.arange(4) < jnp.array([[1], [4], [0], [2], [3], [4]])
-  whole, metrics = jax.jit(ppo.whiten)(adv_BT, mask_BT)
+  whole, metrics = WHITEN(adv_BT, mask_BT)
   shards = [x.reshape(cut, 6 // cut, 4) for x in (adv_BT, mask_BT)]
   white = functools.partial(ppo.whiten, axis_name="shard")
   split, split_metrics = jax.jit(
@@ -133,12 +138,12 @@ def test_noise_of_the_critic_is_not_blown_up():
   key = jax.random.key(0)
   value_BT = 1 + jnp.clip(0.01 * jax.random.normal(key, (8, 16)), -0.04, 0.04)
   valid_BT = jnp.ones((8, 16), bool)
-  reward_BT = ppo.terminal_reward(jnp.ones(8), valid_BT)
-  adv_BT, _ = ppo.gae(reward_BT, value_BT, valid_BT)
-  white_BT, metrics = ppo.whiten(adv_BT, valid_BT)
+  reward_BT = REWARD(jnp.ones(8), valid_BT)
+  adv_BT, _ = GAE(reward_BT, value_BT, valid_BT)
+  white_BT, metrics = WHITEN(adv_BT, valid_BT)
   assert jnp.abs(white_BT).max() <= 0.04 / 0.05
   assert metrics["adv/frac_floor"] == 1
-  assert jnp.abs(ppo.whiten(adv_BT, valid_BT, std_floor=0.0)[0]).max() > 2
+  assert jnp.abs(WHITEN(adv_BT, valid_BT, std_floor=0.0)[0]).max() > 2
 
 
 def test_whitening_shrinks_the_penalty_of_long_wrong_answers():
@@ -148,7 +153,7 @@ def test_whitening_shrinks_the_penalty_of_long_wrong_answers():
   adv_BT = jnp.broadcast_to(adv_BT, (16, 4000))
   lens = jnp.array([500] * 12 + [4000] * 4)
   mask_BT = jnp.arange(4000) < lens[:, None]
-  white_BT, metrics = ppo.whiten(adv_BT, mask_BT)
+  white_BT, metrics = WHITEN(adv_BT, mask_BT)
   centred_BT = white_BT * metrics["adv/std_raw"]
   np.testing.assert_allclose(
     [metrics["adv/mean_raw"], centred_BT[0, 0], centred_BT[15, 0]],
@@ -160,10 +165,10 @@ def test_whitening_shrinks_the_penalty_of_long_wrong_answers():
 @pytest.mark.parametrize("rows", [0, 1])
 def test_whitening_an_empty_mask_is_finite(rows):
   mask_BT = jnp.zeros((2, 3), bool).at[:rows, :1].set(True)
-  white_BT, metrics = ppo.whiten(jnp.full((2, 3), jnp.nan), mask_BT & False)
+  white_BT, metrics = WHITEN(jnp.full((2, 3), jnp.nan), mask_BT & False)
   assert not white_BT.any()
   assert all(jnp.isfinite(m) for m in metrics.values())
-  assert not ppo.whiten(jnp.ones((2, 3)), mask_BT)[0].any()
+  assert not WHITEN(jnp.ones((2, 3)), mask_BT)[0].any()
 
 
 @pytest.mark.parametrize("mode, plain, weighted", [
@@ -242,7 +247,7 @@ def test_value_loss_matches_the_golden_numbers():
     close(mean(ppo.value_loss(value, old, ret, clip=0.2)), 0.085)
     close(mean(ppo.value_loss(value, old, ret)), 0.045)
     close(mean(ppo.value_clipped(value, old, ret, clip=0.2)), 1 / 3)
-    close(ppo.explained_variance(value, ret, mask), 0.72)
+    close(EV(value, ret, mask), 0.72)
 
 
 def test_value_clip_bounds_a_step_and_no_clip_does_not():
@@ -310,10 +315,10 @@ def test_a_ban_on_one_side_only_shows_as_mismatch():
 def test_explained_variance_of_perfect_constant_and_opposed_critics():
   ret = jnp.array([1.0, 0, 1, 0])
   mask = jnp.ones(4, bool)
-  close(ppo.explained_variance(ret, ret, mask), 1)
-  close(ppo.explained_variance(jnp.full(4, 0.3), ret, mask), 0)
-  close(ppo.explained_variance(1 - ret, ret, mask), -3)
-  assert ppo.explained_variance(ret, jnp.full(4, 0.8), mask) == 0
+  close(EV(ret, ret, mask), 1)
+  close(EV(jnp.full(4, 0.3), ret, mask), 0)
+  close(EV(1 - ret, ret, mask), -3)
+  assert EV(ret, jnp.full(4, 0.8), mask) == 0
 
 
 def test_sequence_explained_variance_reads_the_first_response_token():
@@ -324,6 +329,6 @@ def test_sequence_explained_variance_reads_the_first_response_token():
   first_BT = jnp.cumsum(valid_BT, axis=1) == 1
   blind_BT = jnp.where(first_BT, 0.5, late_BT)
   return_BT = late_BT * valid_BT
-  close(ppo.ev_seq(blind_BT, reward_B, valid_BT), 0)
-  close(ppo.ev_seq(late_BT, reward_B, valid_BT), 1)
-  assert ppo.explained_variance(blind_BT, return_BT, valid_BT) > 0.7
+  close(EV_SEQ(blind_BT, reward_B, valid_BT), 0)
+  close(EV_SEQ(late_BT, reward_B, valid_BT), 1)
+  assert EV(blind_BT, return_BT, valid_BT) > 0.7

@@ -1,0 +1,347 @@
+"""What every stage script needs, put together once: the only glue.
+
+    config -> Context: examples, tokenizer, clips, model sizes, programs
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from rich import progress as rich_progress
+
+from mgrd_jax import sharding
+from mgrd_jax.audio import features, measure
+from mgrd_jax.data import clips as clips_lib
+from mgrd_jax.data import schema, sources, synthetic, text_tasks, transforms
+from mgrd_jax.data.schema import Example
+from mgrd_jax.grounding import controls
+from mgrd_jax.models import audio_lm
+from mgrd_jax.rollout import engine, sampling
+from mgrd_jax.text import chat
+from mgrd_jax.text import tokenizer as tokenizer_lib
+
+
+@contextlib.contextmanager
+def bar(title: str):
+  """A progress bar with an ETA: yields update(done, total, note="")."""
+  columns = (
+    rich_progress.TextColumn("{task.description:<22}"),
+    rich_progress.BarColumn(bar_width=24),
+    rich_progress.MofNCompleteColumn(),
+    rich_progress.TimeElapsedColumn(),
+    rich_progress.TextColumn("eta"),
+    rich_progress.TimeRemainingColumn(),
+    rich_progress.TextColumn("{task.fields[note]}"),
+  )
+  with rich_progress.Progress(
+    *columns, transient=True, disable=not sys.stderr.isatty()
+  ) as shown:
+    task = shown.add_task(title, total=None, note="")
+
+    def update(done: int, total: int, note: str = "") -> None:
+      shown.update(task, completed=done, total=total, note=note)
+
+    yield update
+
+
+def write_json(path, value) -> None:
+  """Writes JSON whole or not at all."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f".{path.name}.part")
+  part.write_text(json.dumps(value, indent=1, default=float))
+  part.replace(path)
+
+
+def fingerprint(config) -> str:
+  """Short hash of a resolved config."""
+  text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass
+class Context:
+  """Data and sizes shared by the stages of one run.
+
+  `clips` holds log-mels; `enc` the frozen encoder's states, filled by
+  `encode_clips`; `facts` what signal processing measured.
+  """
+
+  config: object
+  mesh: object
+  tokenizer: tokenizer_lib.HFTokenizer
+  model: audio_lm.Config
+  examples: list[Example]
+  clips: dict
+  enc: dict
+  facts: dict
+  skipped: list
+
+  def split(self, *names: str) -> list[Example]:
+    return [e for e in self.examples if e.split in names]
+
+
+def load(config, workdir) -> Context:
+  """Builds or finds the data, the tokenizer and the log-mels."""
+  mesh = sharding.make_mesh()
+  examples, stores, skipped = _examples(config.data, config.seed)
+  refs = sorted({ref for e in examples for ref in e.audio})
+  texts = [
+    f"{e.question} {' '.join(e.options)} {e.answer} {e.reasoning or ''} "
+    f"{e.meta.get('given', '')} {e.transcript or ''}"
+    for e in examples
+    if e.split != "test"
+  ]
+  texts.append(f"human assistant system options: | {chat.HINT} {chat.LEAD_IN}")
+  path = pathlib.Path(workdir) / "tokenizer.json"
+  if path.exists():
+    tokenizer = tokenizer_lib.load(path)
+  else:
+    tokenizer = tokenizer_lib.build(texts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+  model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
+  with bar("log-mel") as update:
+    clips = clips_lib.load(
+      stores, refs, jax.jit(features.log_mel), progress=update
+    )
+  facts = _facts(config.data, examples, stores, clips)
+  return Context(
+    config, mesh, tokenizer, model, examples, clips, {}, facts, skipped
+  )
+
+
+class _Stores:
+  """Refs of several roots in one namespace: "root-index:ref"."""
+
+  def __init__(self, roots: Sequence[pathlib.Path], max_seconds: float):
+    self._stores = [
+      sources.ClipStore(r, max_seconds=max_seconds) for r in roots
+    ]
+
+  def wave(self, ref: str) -> np.ndarray:
+    if ref.startswith("silent/"):
+      return controls.silence(self.wave(ref.removeprefix("silent/")))
+    index, inner = ref.split(":", 1)
+    return self._stores[int(index)].wave(inner)
+
+
+def _examples(data, seed: int):
+  """(examples, stores, skipped rows) of the built-in set and a manifest."""
+  sizes = synthetic.Sizes(**data.sizes.to_dict())
+  with bar("question set") as update:
+    built_in = synthetic.build(
+      data.cache,
+      sizes,
+      seed=seed,
+      labelled=data.labelled,
+      workers=data.workers,
+      progress=update,
+    )
+  paths = [built_in] + ([pathlib.Path(data.manifest)] if data.manifest else [])
+  stores = _Stores([p.parent for p in paths], data.max_seconds)
+  examples, skipped = [], []
+  for index, path in enumerate(paths):
+    rows, refusals = schema.read_manifest(path)
+    skipped += [str(r) for r in refusals]
+    for row in rows:
+      refs = tuple(f"{index}:{ref}" for ref in row.audio)
+      row = dataclasses.replace(row, audio=refs)
+      if index:
+        row = _own_row(row)
+        try:
+          for ref in refs:
+            stores.wave(ref)
+        except ValueError as error:
+          skipped.append(f"{row.id}: {error}")
+          continue
+      examples.append(row)
+  if data.manifest:
+    # The user's questions are the test; the built-in ones stay to train on.
+    examples = [
+      e for e in examples if e.split != "test" or not e.id.startswith("test-")
+    ]
+    own = [e for e in examples if e.meta.get("own")]
+    if not own:
+      raise SystemExit(f"{data.manifest}: no row can be used; run "
+                       f"python -m experiments.prepare check {data.manifest}")
+    if not any(e.split == "test" for e in own):
+      held = {e.id for e in own[::5]}
+      examples = [
+        dataclasses.replace(e, split="test") if e.id in held else e
+        for e in examples
+      ]
+  if skipped:
+    print(f"skipped {len(skipped)} rows; the first: {skipped[0]}")
+  return examples, stores, skipped
+
+
+def _own_row(row: Example) -> Example:
+  """A manifest row as the stages see it; its source is "own"."""
+  meta = dict(row.meta) | {"own": True, "family": row.meta.get("family", "own")}
+  return dataclasses.replace(row, source="own", meta=meta)
+
+
+def _measure_one(job):
+  stores, ref = job
+  return measure.facts(stores.wave(ref))
+
+
+def _facts(data, examples, stores, clips) -> dict:
+  """Measured facts of the clips that chains are checked on, cached."""
+  wanted = sorted(
+    {
+      ref
+      for e in examples
+      if e.split in ("pool", "test") or e.meta.get("own")
+      for ref in e.audio
+    }
+  )
+  key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:12]
+  roots = "-".join(str(s.root) for s in stores._stores)
+  key += hashlib.sha256(roots.encode()).hexdigest()[:6]
+  path = pathlib.Path(data.cache) / f"facts-{key}.json"
+  if path.exists():
+    return json.loads(path.read_text())
+  facts = {}
+  import concurrent.futures
+  import multiprocessing
+
+  context = multiprocessing.get_context("spawn")
+  with (
+    bar("measuring") as update,
+    concurrent.futures.ProcessPoolExecutor(data.workers, context) as pool,
+  ):
+    jobs = ((stores, ref) for ref in wanted)
+    found = pool.map(_measure_one, jobs, chunksize=32)
+    for ref, measured in zip(wanted, found, strict=True):
+      facts[ref] = measured
+      update(len(facts), len(wanted))
+  for ref in wanted:
+    silent = f"silent/{ref}"
+    facts[silent] = measure.facts(np.zeros(clips[ref].samples, np.float32))
+  write_json(path, facts)
+  return json.loads(path.read_text())
+
+
+def encode_clips(context: Context, encoder_params) -> None:
+  """Fills `context.enc` with the frozen encoder's states, silence included."""
+  encode = jax.jit(functools.partial(audio_lm.encode, config=context.model))
+  tested = {r for e in context.split("test") for r in e.audio}
+  quiet = np.float16((np.log10(1e-10) + 4) / 4)
+  clips = dict(context.clips)
+  for ref in tested:
+    clip = clips[ref]
+    mel_RM = np.full_like(clip.mel_RM, quiet)
+    clips[f"silent/{ref}"] = clips_lib.Clip(mel_RM, clip.samples)
+  with bar("encode") as update:
+    context.enc.clear()
+    context.enc.update(
+      clips_lib.encode(
+        clips,
+        functools.partial(encode, encoder_params),
+        progress=update,
+      )
+    )
+
+
+def _counts(context: Context, refs) -> tuple[int, ...]:
+  return tuple(
+    context.clips[ref.removeprefix("silent/")].tokens for ref in refs
+  )
+
+
+def prompt_item(
+  context: Context,
+  example: Example,
+  *,
+  refs: Sequence[str] | None = None,
+  hint: bool = False,
+  direct: bool = False,
+) -> transforms.Item:
+  """A prompt; `refs` may put other clips in place of the example's own."""
+  refs = example.audio if refs is None else tuple(refs)
+  row = chat.prompt(
+    context.tokenizer,
+    example.question,
+    example.options,
+    counts=_counts(context, refs),
+    hint=chat.HINT if hint else "",
+    direct=direct,
+  )
+  return transforms.Item(row, tuple(context.enc[r] for r in refs))
+
+
+def supervised_item(context: Context, example: Example) -> transforms.Item:
+  """An example with its response, for fine-tuning."""
+  row = chat.supervised(
+    context.tokenizer,
+    example.question,
+    example.options,
+    counts=_counts(context, example.audio),
+    hint=chat.HINT if example.meta.get("hint") else "",
+    given=example.meta.get("given", ""),
+    reasoning=example.reasoning,
+    answer=example.answer,
+  )
+  return transforms.Item(row, tuple(context.enc[r] for r in example.audio))
+
+
+def ban_vector(context: Context):
+  """ban_V of ids that must not be generated: audio marks, turn openers."""
+  names = ("<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>")
+  ids = [context.tokenizer.id(n) for n in (*names, "<audio_patch>", "<unk>")]
+  return sampling.ban(context.tokenizer.vocab_size, ids)
+
+
+@functools.lru_cache(maxsize=64)
+def _generate_program(model, vocab, stop_id, ban, samples, max_new, temperature):
+  ban_V = sampling.ban(vocab, ban)
+  return jax.jit(
+    functools.partial(
+      engine.generate,
+      prefill=functools.partial(audio_lm.prefill, config=model),
+      decode=functools.partial(audio_lm.decode, config=model),
+      samples=samples,
+      max_new=max_new,
+      stop_id=stop_id,
+      temperature=temperature,
+      ban_V=ban_V,
+    )
+  )
+
+
+def generator(context: Context, params, key, *, samples, max_new, temperature):
+  """(batch, request_B) -> samples on the host, for rollout.collect.run."""
+  names = ("<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>")
+  ids = tuple(context.tokenizer.id(n) for n in (*names, "<audio_patch>", "<unk>"))
+  program = _generate_program(
+    context.model,
+    context.tokenizer.vocab_size,
+    context.tokenizer.id("<|EOT|>"),
+    ids,
+    samples,
+    max_new,
+    float(temperature),
+  )
+  return lambda batch, request_B: program(params, batch, request_B, key)
+
+
+def decoded(context: Context, sample, *, direct: bool = False) -> str:
+  """Full text of a response: the prefilled tags and what was sampled."""
+  prefill = chat.EMPTY if direct else chat.OPEN
+  return prefill + context.tokenizer.decode(sample.tokens)
+
+
+def stopwatch():
+  """A function that tells the seconds since now."""
+  start = time.monotonic()
+  return lambda: time.monotonic() - start

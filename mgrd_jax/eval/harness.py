@@ -1,0 +1,160 @@
+"""Responses -> items -> the numbers of one evaluation.
+
+    Record (question, text, facts) --grade--> item dict --summary--> M
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mgrd_jax.data.schema import Example
+from mgrd_jax.eval import stats
+from mgrd_jax.grounding import claims as claims_lib
+from mgrd_jax.grounding import verify
+from mgrd_jax.mgrd import filters
+from mgrd_jax.rewards import combine
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One response to be graded.
+
+  Attributes:
+    example: the question; its own answer is the gold one.
+    text: the full text, prefilled tag included.
+    stopped: the model ended its turn.
+    tokens: tokens of the response.
+    facts: measured facts of the clips that were *heard*.
+    other_answer: gold answer of the clip that was heard instead, if swapped.
+  """
+
+  example: Example
+  text: str
+  stopped: bool
+  tokens: int
+  facts: Sequence[dict] = ()
+  other_answer: str | None = None
+
+
+def chance(example: Example) -> float:
+  """Accuracy of a uniform guess: over options, or declared candidates."""
+  return 1 / (len(example.options) or example.meta.get("candidates", 0) or 1e9)
+
+
+def grade(record: Record, *, think_tokens: int = 0) -> dict:
+  """One item: rightness, form, claims with their verdicts."""
+  example = record.example
+  text = record.text.split("<|EOT|>")[0]
+  score = combine.score_response(
+    text,
+    record.stopped,
+    gold=example.answer,
+    answer_type=example.answer_type,
+    options=example.options,
+  )
+  parsed = filters.split(record.text)
+  response = filters.Response(
+    example,
+    parsed.think,
+    parsed.reply,
+    parsed.closed,
+    score["acc"],
+    record.facts,
+  )
+  claims = claims_lib.parse(parsed.think)
+  item = {
+    "id": example.id,
+    "source": example.source,
+    "family": example.meta.get("family", ""),
+    "gold": example.answer,
+    "think": parsed.think.strip(),
+    "reply": parsed.reply.strip(),
+    "acc": score["acc"],
+    "stopped": score["stopped"],
+    "empty": float(parsed.closed and not parsed.present),
+    "coherent": float(filters.incoherent(response) is None),
+    "think_tokens": think_tokens,
+    "words_are_evidence": example.meta.get("evidence") == "words",
+    "surrogate": float(claims_lib.surrogate(parsed.think)),
+    "conflict": bool(example.meta.get("conflict")),
+    "heldout": bool(example.meta.get("heldout")),
+    "chance": chance(example),
+    "claims": [
+      {
+        "text": c.text,
+        "attribute": c.attribute,
+        "value": c.value,
+        "verdict": verify.verdict(c, record.facts)
+        if record.facts
+        else verify.UNVERIFIABLE,
+      }
+      for c in claims
+    ],
+  }
+  if record.other_answer is not None:
+    swapped = dataclasses.replace(example, answer=record.other_answer)
+    item["follow"] = combine.score_response(
+      text,
+      record.stopped,
+      gold=swapped.answer,
+      answer_type=swapped.answer_type,
+      options=swapped.options,
+    )["acc"]
+  return item
+
+
+def _mean(values) -> float | None:
+  values = list(values)
+  return round(float(np.mean(values)), 6) if values else None
+
+
+def summary(
+  items: Sequence[dict], records: Sequence[Record], *, seed: int = 0
+) -> dict:
+  """M: the numbers of one mode of one checkpoint.
+
+  Surrogate rate, claim precision and lift are over items whose evidence is
+  in the sound; where the words are the evidence, quoting them is right.
+  Lift compares a claim with other clips of the same family (rl.md 7.4).
+  """
+  if not items:
+    return {"acc": None, "ci95": None, "n": 0}
+  acc_B = np.array([i["acc"] for i in items])
+  heard = [
+    (i, r)
+    for i, r in zip(items, records, strict=True)
+    if not i["words_are_evidence"]
+  ]
+  verdicts = [c["verdict"] for i, _ in heard for c in i["claims"]]
+  supported = verdicts.count(verify.SUPPORTED)
+  decided = supported + verdicts.count(verify.CONTRADICTED)
+  lift = None
+  if decided and all(r.facts for _, r in heard):
+    value = verify.lift(
+      [claims_lib.parse(i["think"]) for i, _ in heard],
+      [list(r.facts) for _, r in heard],
+      rng=np.random.default_rng(seed),
+      groups=[(i["family"], len(r.facts)) for i, r in heard],
+    )
+    lift = None if np.isnan(value) else round(float(value), 6)
+  out = {
+    "acc": _mean(acc_B),
+    "ci95": [round(x, 6) for x in stats.bootstrap_ci(acc_B, seed=seed)],
+    "n": len(items),
+    "acc_conflict": _mean(i["acc"] for i in items if i["conflict"]),
+    "acc_heldout": _mean(i["acc"] for i in items if i["heldout"]),
+    "think_tokens": _mean(i["think_tokens"] for i in items),
+    "frac_empty_think": _mean(i["empty"] for i in items),
+    "frac_coherent": _mean(i["coherent"] for i in items),
+    "claim_precision": supported / decided if decided else None,
+    "claim_lift": lift,
+    "surrogate_rate": _mean(i["surrogate"] for i, _ in heard),
+    "by_source": {
+      name: _mean(i["acc"] for i in items if i["source"] == name)
+      for name in sorted({i["source"] for i in items})
+    },
+  }
+  if any("follow" in i for i in items):
+    out["follow"] = _mean(i["follow"] for i in items if "follow" in i)
+  return out

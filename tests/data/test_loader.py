@@ -1,0 +1,70 @@
+"""The mixture: a function of seed and step, in the asked proportions."""
+
+import collections
+
+import pytest
+
+from mgrd_jax.data import loader
+
+PARTS = {"a": [f"a{i}" for i in range(40)], "b": [f"b{i}" for i in range(20)]}
+
+
+def stream(parts=PARTS, weights=None, seed=0, batch_size=5):
+  weights = {"a": 3.0, "b": 1.0} if weights is None else weights
+  return loader.mixture(
+    parts, weights, batch_size=batch_size, collate=list, seed=seed
+  )
+
+
+def rows(mixed, steps):
+  return [row for step in range(steps) for row in mixed[step]]
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone():
+  first, again, other = stream(), stream(), stream(seed=1)
+  whole = [first[step] for step in range(40)]
+  for step in (39, 3, 17, 3):
+    assert again[step] == whole[step]
+  assert [other[step] for step in range(40)] != whole
+
+
+def test_rows_come_in_the_proportion_of_the_weights():
+  drawn = rows(stream(), 80)
+  count = collections.Counter(row[0] for row in drawn)
+  assert len(drawn) == 400
+  assert count["a"] == pytest.approx(300, abs=2)
+
+
+def test_each_element_comes_once_an_epoch_and_in_a_new_order():
+  drawn = rows(stream(weights={"a": 1.0}), 24)
+  epochs = [drawn[i : i + 40] for i in range(0, 120, 40)]
+  for epoch in epochs:
+    assert sorted(epoch) == sorted(PARTS["a"])
+  assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_an_empty_part_and_an_unweighted_one_are_left_out():
+  parts = PARTS | {"none": []}
+  weights = {"a": 1.0, "none": 5.0, "absent": 2.0}
+  assert {row[0] for row in rows(stream(parts, weights), 10)} == {"a"}
+  assert {r[0] for r in rows(stream(weights={"a": 1.0, "b": 0.0}), 10)} == {"a"}
+
+
+def test_nothing_to_draw_from_is_refused():
+  with pytest.raises(ValueError, match="no data: parts .'a', 'b'."):
+    stream(weights={"c": 1.0})
+  with pytest.raises(ValueError, match="no data"):
+    stream(parts={"a": []})
+
+
+def test_a_batch_is_what_collate_makes_of_its_rows():
+  mixed = loader.mixture(
+    {"n": range(6)}, {"n": 1.0}, batch_size=6, collate=sum, seed=0
+  )
+  assert mixed[0] == mixed[5] == 15
+
+
+def test_processes_share_the_elements_out():
+  parts = [loader.shard(10, i, 3).tolist() for i in range(3)]
+  assert sorted(sum(parts, [])) == list(range(10))
+  assert max(map(len, parts)) - min(map(len, parts)) <= 1

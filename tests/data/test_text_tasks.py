@@ -1,0 +1,157 @@
+"""Text examples: every chain concludes, rules hold, hints are shared out."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from mgrd_jax.data import lexicon, schema, text_tasks
+from mgrd_jax.rewards import answers
+
+WORLD = lexicon.draw_world(0)
+
+
+def build(source, count=400, seed=0, hint_share=0.8):
+  return text_tasks.build(
+    WORLD, source, count, seed=seed, hint_share=hint_share
+  )
+
+
+ROWS = {source: build(source) for source in text_tasks.SOURCES}
+each_source = pytest.mark.parametrize("source", text_tasks.SOURCES)
+
+
+@each_source
+def test_every_chain_ends_in_its_answer(source):
+  chains = [(r.reasoning, r.answer) for r in ROWS[source] if r.reasoning]
+  assert len(chains) > 250
+  for chain, answer in chains:
+    assert chain.endswith(f"so {answer}"), chain
+
+
+@each_source
+def test_every_row_is_a_sound_example_and_its_answer_scores(source):
+  ids = set()
+  for row in ROWS[source]:
+    assert not schema.problems(schema.to_json(row)), row
+    ids.add(row.id)
+    verdict = answers.match(
+      row.answer, row.answer, answer_type=row.answer_type, options=row.options
+    )
+    assert verdict, row
+  assert len(ids) == len(ROWS[source])
+
+
+@each_source
+def test_rows_depend_on_the_seed_alone(source):
+  assert build(source, 20) == ROWS[source][:20]
+  assert build(source, 20, seed=1) != ROWS[source][:20]
+
+
+@each_source
+def test_a_fifth_has_no_reasoning_but_conclusions_always_have(source):
+  share = np.mean([row.reasoning is None for row in ROWS[source]])
+  if source == "rule":
+    assert share == 0
+  else:
+    # Four standard deviations of 400 draws.
+    assert share == pytest.approx(0.2, abs=0.08)
+
+
+@each_source
+def test_hints_are_asked_of_attribute_chains_only(source):
+  share = np.mean([row.meta.get("hint", False) for row in ROWS[source]])
+  if source in ("describe", "rule"):
+    assert share == pytest.approx(0.8, abs=0.08)
+    none = build(source, 50, hint_share=0.0)
+    assert not any(row.meta.get("hint") for row in none)
+  else:
+    assert share == 0
+
+
+def test_a_conclusion_follows_a_given_chain_that_is_not_its_target():
+  for row in ROWS["rule"]:
+    assert row.reasoning == f" so {row.answer}"
+    assert row.meta["given"].endswith(".")
+  others = [r for s in ROWS if s != "rule" for r in ROWS[s]]
+  assert not any("given" in row.meta for row in others)
+
+
+def facts_of(text, family):
+  """The attributes that a list of claims names."""
+  facts = {}
+  for claim in text.rstrip(".").split(", "):
+    for name, (values, noun) in family.attributes.items():
+      value, _, rest = claim.partition(" ")
+      if rest == noun and value in values:
+        facts[name] = value
+  return facts
+
+
+@pytest.mark.parametrize("source", ["rule", "describe"])
+def test_described_attributes_lead_to_the_label_of_the_rule(source):
+  checked = 0
+  for row in ROWS[source]:
+    family = lexicon.FAMILIES[row.meta["family"]]
+    if not row.question.endswith(family.question):
+      continue
+    text = row.meta.get("given") or (row.reasoning or "").rpartition(". so ")[0]
+    if text:
+      facts = facts_of(text, family)
+      assert set(facts) == set(family.attributes)
+      assert WORLD.label(family, facts) == row.answer
+      checked += 1
+  assert checked > 150
+
+
+def test_held_out_combinations_are_taught_in_text():
+  seen = set()
+  for row in ROWS["rule"]:
+    family = lexicon.FAMILIES[row.meta["family"]]
+    facts = facts_of(row.meta["given"], family)
+    seen.add(WORLD.is_heldout(family, facts))
+  assert seen == {True, False}
+
+
+def test_chains_over_words_claim_nothing_about_sound():
+  nouns = {
+    noun for f in lexicon.FAMILIES.values() for _, noun in f.attributes.values()
+  }
+  for row in ROWS["words"]:
+    chain = (row.reasoning or "").split(". so ")[0]
+    said = row.question.split(": ", 1)[1].split(".")[0]
+    left = chain.replace(said, "")
+    assert not nouns & set(left.replace(".", "").split()), row
+
+
+def test_sums_and_premises_are_right():
+  for row in ROWS["sums"]:
+    said = row.question.split("what is ")[1].split(".")[0]
+    left, sign, right = said.split()
+    a, b = lexicon.NUMBERS.index(left), lexicon.NUMBERS.index(right)
+    assert int(row.answer) == (a + b if sign == "plus" else a - b) >= 0
+  counts = collections.Counter(row.answer for row in ROWS["logic"])
+  assert set(counts) == {"yes", "no"}
+  assert counts["yes"] == pytest.approx(200, abs=40)
+  for row in ROWS["logic"]:
+    words = row.question.split(": ")[1].split(".")[0].split()
+    if "more" in words:
+      a, b = lexicon.NUMBERS.index(words[1]), lexicon.NUMBERS.index(words[-1])
+      assert row.answer == ("yes" if a > b else "no")
+    else:
+      assert row.answer == ("yes" if words[3] == words[-1] else "no")
+
+
+def test_options_hold_the_gold_once_in_any_place():
+  rng = np.random.default_rng(0)
+  places = collections.Counter()
+  for _ in range(400):
+    options = text_tasks.choose(rng, "c", "abcde", 4)
+    assert len(set(options)) == 4
+    places[options.index("c")] += 1
+  assert min(places.values()) > 60 and len(places) == 4
+
+
+def test_an_unknown_source_is_refused_by_name():
+  with pytest.raises(ValueError, match="'none such'; have"):
+    build("none such")

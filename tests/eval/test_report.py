@@ -1,0 +1,244 @@
+"""Pages that hold every number once, and blanks where there is none."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mgrd_jax.eval import measures, report
+
+STAGES = ("cold_start", "text_rlvr", "mgrd_1_sft", "mgrd_1_ppo")
+
+
+def evaluation(acc, **fields):
+  return {
+    "acc": acc,
+    "ci95": [acc - 0.03, acc + 0.03],
+    "n": 500,
+    "acc_conflict": acc - 0.1,
+    "acc_heldout": acc - 0.2,
+    "think_tokens": 14.25,
+    "frac_empty_think": 0.01,
+    "frac_coherent": 0.97,
+    "claim_precision": 0.9,
+    "claim_lift": 0.345,
+    "surrogate_rate": 0.125,
+  } | fields
+
+
+def fake(seed=0, shift=0.0):
+  """A complete report: thinking starts below direct answering, ends above."""
+  think = (0.4, 0.42, 0.85, 0.86)
+  stages = [
+    {
+      "name": name,
+      "think": evaluation(
+        acc + shift,
+        surrogate_rate=0.9 if acc < 0.5 else 0.02,
+        claim_precision=None if acc < 0.5 else 0.97,
+        by_source={"label": acc, "spoken|sums": 0.5},
+      ),
+      "direct": evaluation(0.6, by_source={"label": 0.61}),
+      "silence": evaluation(0.27),
+      "swap": evaluation(0.21, follow=0.88),
+    }
+    for name, acc in zip(STAGES, think, strict=True)
+  ]
+  return {
+    "seed": seed,
+    "config_sha": "abc123",
+    "commit": "0123456789abcdef",
+    "wall_s": {"data": 30.0, "cold_start": 90.0},
+    "peak_rss_mb": 2048.0,
+    "params": 1234567,
+    "stages": stages,
+    "funnel": [
+      {
+        "round": 1, "sampled": 8000, "correct": 4000, "grounded": 3000,
+        "coherent": 2900, "kept": 1500, "swap_keep_rate": 0.055,
+        "reasons": {"wrong answer": 4000, "no claim": 900, "a|b": 100},
+      },
+    ],
+    "controls": {
+      "elicited_before_mgrd": evaluation(0.71),
+      "mgrd_without_grounding_filter": {
+        "think": evaluation(0.66), "direct": evaluation(0.61),
+      },
+    },
+    "chance": 0.25,
+  }  # fmt: skip
+
+
+def cells(table):
+  """{row name: {heading: cell}} of a markdown table."""
+  head, rule, *body = (
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in table.splitlines()
+  )
+  assert len(rule) == len(head) and all(len(r) == len(head) for r in body)
+  return {r[0]: dict(zip(head, r, strict=True)) for r in body}
+
+
+def test_the_table_holds_each_stage_then_the_controls():
+  table = cells(report.table(fake()))
+  assert list(table)[:4] == list(STAGES) and len(table) == 6
+  first = table["cold_start"]
+  assert first["think"] == "40.0 [37.0, 43.0]" and first["direct"] == "60.0"
+  assert first["gap"] == "-20.0" and table["mgrd_1_ppo"]["gap"] == "+26.0"
+  assert first["held-out think / direct"] == "20.0 / 40.0"
+  assert first["conflict think / direct"] == "30.0 / 50.0"
+  assert (first["silence"], first["swap"]) == ("27.0", "21.0")
+  assert first["swap follow"] == "88.0" and first["surrogate"] == "90.0"
+  assert first["claim precision"] == "" and first["claim lift"] == "0.34"
+  hint, unfiltered = list(table.values())[4:]
+  assert hint["think"].startswith("71.0") and hint["direct"] == ""
+  assert unfiltered["gap"] == "+5.0"
+
+
+def test_what_is_missing_null_or_nan_is_blank_and_breaks_nothing(tmp_path):
+  full = fake()
+  full["stages"][0]["think"] |= {"acc": None, "ci95": None}
+  full["stages"][1]["think"] |= {"acc": float("nan"), "ci95": [None, None]}
+  full["stages"][2] = {"name": "mgrd_1_sft"}
+  full["stages"][3]["direct"] = None
+  table = cells(report.table(full))
+  for name in STAGES[:2]:
+    assert table[name]["think"] == "" and table[name]["gap"] == ""
+  assert set(table["mgrd_1_sft"].values()) == {"mgrd_1_sft", ""}
+  assert table["mgrd_1_ppo"]["gap"] == ""
+  del full["controls"], full["wall_s"], full["funnel"], full["chance"]
+  page = report.render(full, [], {}, tmp_path).read_text()
+  assert "nan" not in page.lower() and "None" not in page
+  bare = report.render({"stages": []}, [], {"a": []}, tmp_path / "bare")
+  assert not list(bare.parent.glob("*.png"))
+
+
+def test_a_gap_on_the_bound_is_not_lost_to_rounding():
+  assert measures.points(0.58, 0.50) == 8 and measures.points(None, 0.5) is None
+
+
+def test_several_seeds_show_their_mean_and_range():
+  table = cells(report.merged_table([fake(0), fake(1, 0.03), fake(2, -0.06)]))
+  assert table["cold_start"]["think"] == "39.0 (34.0…43.0)"
+  assert table["cold_start"]["direct"] == "60.0"
+  short = fake(1)
+  short["stages"] = short["stages"][:1]
+  names = list(cells(report.merged_table([short, fake(0)])))
+  assert names[:4] == list(STAGES) and names[4].startswith("*")
+
+
+def sample(**fields):
+  return {
+    "stage": "cold_start",
+    "id": "test-label-000001",
+    "question": "how does the speaker feel?",
+    "options": ["happy", "sad"],
+    "gold": "sad",
+    "think": "the words say i won. so happy",
+    "reply": "happy",
+    "right": False,
+    "claims": [],
+    "surrogate": True,
+  } | fields
+
+
+def test_the_page_shows_chains_with_the_verdict_of_every_claim(tmp_path):
+  claims = [
+    {"text": text, "attribute": "pitch", "value": value, "verdict": verdict}
+    for text, value, verdict in (
+      ("high pitch", "high", "supported"),
+      ("low pitch", "low", "contradicted"),
+      ("a | <b>", "?", "unverifiable"),
+    )
+  ]
+  heard = sample(stage="mgrd_1_sft", claims=claims, right=True, surrogate=False)
+  page = report.render(fake(), [sample(), heard], {}, tmp_path).read_text()
+  first, second = page.split("### cold\\_start")[1].split("### mgrd")
+  assert "**wrong**, gold sad" in first and "words in place of sound" in first
+  assert "the words say i won. so happy" in first and "claims: " in first
+  assert "right, gold sad" in second and "words in place" not in second
+  assert "✓ high pitch (pitch: supported)" in second
+  assert "✗ low pitch (pitch: contradicted)" in second
+  assert "? a \\| \\<b\\> (pitch: unverifiable)" in second
+
+
+def test_the_page_holds_header_funnel_reasons_and_pictures(tmp_path):
+  metrics = {
+    "encoder": [{"step": s, "encoder/ctc": 3 / (s + 1)} for s in range(9)],
+    "cold_start": [{"step": 0, "train/loss": 2.0}, {"step": 10}],
+    "empty": [],
+  }
+  path = report.render(fake(), [], metrics, tmp_path / "new")
+  page = path.read_text()
+  for text in (
+    "seed 0", "abc123", "0123456789abcdef", "2.0 min", "2048 MB", "1,234,567",
+    "| 1 | 8000 | 4000 | 3000 | 2900 | 1500 | 5.5 % |",
+    "| wrong answer | 4000 |", "| a\\|b | 100 |", "spoken\\|sums",
+    report.table(fake()),
+  ):  # fmt: skip
+    assert text in page, text
+  for name in ("accuracy.png", "grounding.png", "training.png"):
+    assert f"({name})" in page
+    assert (path.parent / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+  assert not list(path.parent.glob(".*"))
+
+
+def test_rendering_twice_gives_the_same_bytes(tmp_path):
+  metrics = {"cold_start": [{"step": 0, "train/loss": 2.0}]}
+  for folder in ("a", "b"):
+    report.render(fake(), [sample()], metrics, tmp_path / folder)
+  for one in (tmp_path / "a").iterdir():
+    assert one.read_bytes() == (tmp_path / "b" / one.name).read_bytes()
+
+
+def test_a_saved_report_reads_back_with_null_for_what_is_not_finite(tmp_path):
+  full = copy.deepcopy(fake())
+  full["stages"][0]["think"]["acc"] = np.float32("nan")
+  full["stages"][0]["think"]["n"] = np.int64(7)
+  full["chance"] = float("inf")
+  path = tmp_path / "report.json"
+  measures.save(full, path)
+  back = measures.load(path)
+  assert back["stages"][0]["think"]["acc"] is None and back["chance"] is None
+  assert back["stages"][0]["think"]["n"] == 7
+  assert back["stages"][1:] == fake()["stages"][1:]
+
+
+@pytest.mark.parametrize(
+  "text", ["", "[1]", "{}", '{"stages": 3}', '{"stages": [{"think": {}}]}']
+)
+def test_a_file_that_is_no_report_is_refused_in_one_line(tmp_path, text):
+  path = tmp_path / "report.json"
+  path.write_text(text)
+  with pytest.raises(measures.ReportError, match="report.json: no") as error:
+    measures.load(path)
+  assert "\n" not in str(error.value)
+
+
+def test_a_report_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(measures.ReportError, match="gone.json"):
+    measures.load(tmp_path / "gone.json")
+
+
+def test_importing_the_report_loads_no_matplotlib():
+  code = (
+    "import sys, mgrd_jax.eval.report; "
+    "assert not any(m.startswith('matplotlib') for m in sys.modules)"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert not done.returncode, done.stderr.decode()[-500:]
+
+
+def test_pictures_leave_the_callers_matplotlib_alone(tmp_path):
+  code = (
+    "import sys, json; from mgrd_jax.eval import report\n"
+    f"report.curves(json.loads({json.dumps(json.dumps(fake()))}), "
+    f"{str(tmp_path)!r})\n"
+    "assert 'matplotlib.figure' in sys.modules\n"
+    "assert 'matplotlib.pyplot' not in sys.modules"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert not done.returncode, done.stderr.decode()[-500:]

@@ -1,0 +1,122 @@
+"""Checkpoints: bitwise, whole, and refused when they do not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgrd_jax.train import checkpoint, optim, steps
+
+
+def state(width=3, step=7):
+  params = {
+    "decoder": {
+      "up_DF": jnp.arange(2.0 * width).reshape(2, width) / 3,
+      "norm_D": jnp.ones(2, jnp.bfloat16) / 3,
+    }
+  }
+  start = steps.init_state(params, optim.adamw(lr=1e-3, steps=9))
+  return jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), start)
+
+
+def assert_bitwise(tree, other):
+  assert jax.tree.structure(tree) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+    assert a.dtype == b.dtype and a.shape == b.shape
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_state_comes_back_bitwise(tmp_path):
+  saved = state()
+  checkpoint.save(tmp_path / "ckpt", saved)
+  shapes = jax.eval_shape(lambda: saved)
+  assert_bitwise(checkpoint.restore(tmp_path / "ckpt", saved), saved)
+  assert_bitwise(checkpoint.restore(tmp_path / "ckpt", shapes), saved)
+
+
+def test_parameters_come_back_as_nested_dicts_without_a_template(tmp_path):
+  saved = state().params
+  checkpoint.save(tmp_path / "ckpt", saved)
+  assert_bitwise(checkpoint.restore(tmp_path / "ckpt"), saved)
+
+
+def test_saving_again_replaces_what_was_there(tmp_path):
+  checkpoint.save(tmp_path / "ckpt", state(step=1))
+  checkpoint.save(tmp_path / "ckpt", state(step=2))
+  assert_bitwise(checkpoint.restore(tmp_path / "ckpt", state()), state(step=2))
+
+
+def one_line(caught):
+  text = str(caught.value)
+  assert "\n" not in text
+  return text
+
+
+def test_a_missing_checkpoint_is_refused_with_one_line(tmp_path):
+  with pytest.raises(checkpoint.CheckpointError) as caught:
+    checkpoint.restore(tmp_path / "none", state())
+  assert "no checkpoint here" in one_line(caught)
+
+
+@pytest.mark.parametrize("other", ["width", "names"])
+def test_a_checkpoint_of_another_model_is_refused_with_one_line(
+  tmp_path, other
+):
+  checkpoint.save(tmp_path / "ckpt", state().params)
+  like = state(width=4).params
+  if other == "names":
+    like = {"decoder": {"gate_DF": like["decoder"]["up_DF"]}}
+  with pytest.raises(checkpoint.CheckpointError) as caught:
+    checkpoint.restore(tmp_path / "ckpt", like)
+  text = one_line(caught)
+  assert str(tmp_path / "ckpt") in text and "another model" in text
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+  for step in (2, 4, 6):
+    checkpoint.save_step(tmp_path, step, state(step=step), keep=2)
+  assert checkpoint.steps(tmp_path) == [4, 6]
+  step, tree = checkpoint.restore_latest(tmp_path, state())
+  assert step == 6
+  assert_bitwise(tree, state(step=6))
+
+
+def test_a_folder_without_checkpoints_starts_at_zero(tmp_path):
+  assert checkpoint.restore_latest(tmp_path / "new", state()) == (0, None)
+  assert checkpoint.steps(tmp_path) == []
+
+
+def tear(folder):
+  """Cuts every file of a checkpoint in half."""
+  files = [f for f in folder.rglob("*") if f.is_file()]
+  assert files
+  for file in files:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_torn_newest_checkpoint_is_passed_over(tmp_path):
+  for step in (2, 4):
+    checkpoint.save_step(tmp_path, step, state(step=step), keep=2)
+  tear(tmp_path / "step_00000004")
+  with pytest.raises(checkpoint.CheckpointError) as caught:
+    checkpoint.restore(tmp_path / "step_00000004", state())
+  one_line(caught)
+  step, tree = checkpoint.restore_latest(tmp_path, state())
+  assert step == 2
+  assert_bitwise(tree, state(step=2))
+
+
+def test_what_an_interrupted_save_left_is_no_checkpoint(tmp_path):
+  checkpoint.save_step(tmp_path, 2, state(step=2))
+  # The writer renames its folder into place when all is written.
+  half = tmp_path / "step_00000004.orbax-checkpoint-tmp"
+  half.mkdir()
+  (half / "array").write_bytes(b"half")
+  assert checkpoint.steps(tmp_path) == [2]
+  assert checkpoint.restore_latest(tmp_path, state())[0] == 2
+
+
+def test_steps_of_another_model_are_not_passed_over_in_silence(tmp_path):
+  checkpoint.save_step(tmp_path, 2, state())
+  with pytest.raises(checkpoint.CheckpointError, match="another model"):
+    checkpoint.restore_latest(tmp_path, state(width=4))

@@ -1,0 +1,127 @@
+"""The host loop: resumed runs are the same runs, to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mgrd_jax.data import loader
+from mgrd_jax.train import checkpoint, loop, metrics, optim, steps
+
+TX = optim.adamw(lr=0.1, steps=6, warmup=2)
+STREAM = loader.mixture(
+  {"a": range(7), "b": range(100, 105)},
+  {"a": 2.0, "b": 1.0},
+  batch_size=4,
+  collate=lambda rows: np.array(rows, np.float32),
+  seed=3,
+)
+
+
+@jax.jit
+def step_fn(state, batch):
+  """A regression on the numbers of the batch."""
+
+  def loss_fn(params):
+    return jnp.square(params["w_D"].sum() * batch - 3).mean()
+
+  loss, grads = jax.value_and_grad(loss_fn)(state.params)
+  updates, opt_state = TX.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  state = type(state)(state.step + 1, params, opt_state)
+  return state, {"train/loss": loss, "train/first": batch[0]}
+
+
+def start():
+  return steps.init_state({"w_D": jnp.ones(3)}, TX)
+
+
+def run(folder, steps=6, data=STREAM.__getitem__, **kwargs):
+  options = {"save_every": 2} | kwargs
+  return loop.run(
+    step_fn, start(), data, steps=steps, folder=folder, **options
+  )
+
+
+class Killed(BaseException):
+  pass
+
+
+def killed_at(step):
+  """The stream, up to a step that never returns."""
+
+  def data(at):
+    if at == step:
+      raise Killed
+    return STREAM[at]
+
+  return data
+
+
+def bits(state):
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize("kills", [(2,), (3,), (1, 3, 5)])
+def test_a_run_killed_and_resumed_is_the_run_itself(tmp_path, kills):
+  whole = run(tmp_path / "whole")
+  for at in kills:
+    with pytest.raises(Killed):
+      run(tmp_path / "cut", data=killed_at(at))
+  resumed = run(tmp_path / "cut")
+  assert bits(whole) == bits(resumed)
+  path = tmp_path / "cut" / "metrics.jsonl"
+  assert path.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+  rows = metrics.read(path)
+  assert [row["step"] for row in rows] == list(range(6))
+  assert int(resumed.step) == 6
+
+
+def test_a_resumed_run_asks_for_the_steps_that_are_left(tmp_path):
+  with pytest.raises(Killed):
+    run(tmp_path, data=killed_at(5))
+  asked = []
+
+  def data(at):
+    asked.append(at)
+    return STREAM[at]
+
+  run(tmp_path, data=data)
+  assert asked == [4, 5]
+
+
+def test_lines_are_written_as_often_as_asked_and_for_the_last_step(tmp_path):
+  run(tmp_path, log_every=4)
+  rows = metrics.read(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [0, 4, 5]
+
+
+def test_progress_reports_each_step_of_the_total(tmp_path):
+  seen = []
+  run(tmp_path, progress=lambda done, total, m: seen.append((done, total)))
+  assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_metric_that_is_not_finite_ends_the_run_and_is_named(tmp_path):
+  def data(at):
+    return STREAM[at] * (np.nan if at == 3 else 1)
+
+  with pytest.raises(metrics.NonFiniteError) as caught:
+    run(tmp_path, data=data)
+  assert "step 3: not finite" in str(caught.value)
+  assert "train/loss" in str(caught.value)
+  rows = metrics.read(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [0, 1, 2]
+  # What was saved is from before.
+  assert checkpoint.steps(tmp_path) == [2]
+
+
+def test_a_torn_line_of_metrics_is_dropped_and_written_again(tmp_path):
+  with pytest.raises(Killed):
+    run(tmp_path / "cut", data=killed_at(3))
+  path = tmp_path / "cut" / "metrics.jsonl"
+  path.write_text(path.read_text()[:-9])
+  run(tmp_path / "cut")
+  run(tmp_path / "whole")
+  assert path.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()

@@ -1,0 +1,257 @@
+"""The steps on a toy model: what moves the loss, and what is learned."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgrd_jax.losses import logprobs
+from mgrd_jax.rollout import sampling
+from mgrd_jax.train import steps
+from tests import toys
+
+PARAMS = toys.trained_parts(noise=0.1)
+A, B = toys.clip(0), toys.clip(1)
+# The same words over two clips.
+ITEMS = (toys.item([1], A, [2]), toys.item([1], B, [2]))
+
+
+def sft(*batches):
+  """Parameters and metrics after one step from PARAMS."""
+  state, metrics = toys.SFT(steps.init_state(PARAMS, toys.TX), batches)
+  return state.params, metrics
+
+
+def rows():
+  """Four rows of unequal length and unequal share of scored tokens."""
+  return [
+    toys.item([1, 2], A, [3, 4, 5], target=3),
+    toys.item([6], B, [7, 8, 9, 10, 11], target=5),
+    toys.item([1], A, [2, 12], target=1),
+    toys.item([13, 14], A, [15, 16], target=2),
+  ]
+
+
+def surprises(batch):
+  """Per row, minus the log-probability of each scored token."""
+  logits_BTV = np.asarray(toys.APPLY(PARAMS, batch), np.float64)
+  logp_BTV = logits_BTV - np.log(np.exp(logits_BTV).sum(-1, keepdims=True))
+  return [
+    [
+      -logp_BTV[b, t - 1, batch.tokens_BT[b, t]]
+      for t in np.flatnonzero(batch.loss_mask_BT[b])
+    ]
+    for b in range(len(logits_BTV))
+  ]
+
+
+def test_the_loss_is_the_mean_surprise_of_the_scored_tokens():
+  batch = toys.batch(rows())
+  golden = np.concatenate(surprises(batch))
+  _, metrics = sft(batch)
+  assert metrics["train/tokens"] == len(golden) == 11
+  assert float(metrics["train/loss"]) == pytest.approx(golden.mean(), abs=1e-5)
+
+
+def test_masked_tokens_do_not_change_the_loss():
+  batch = toys.batch(rows())
+  params, metrics = sft(batch)
+  # Padding, and valid tokens behind the last scored one.
+  len_B1 = batch.valid_BT.sum(1, keepdims=True)
+  after_BT = jnp.arange(16) >= len_B1
+  changed = dataclasses.replace(
+    batch,
+    tokens_BT=jnp.where(after_BT, 19, batch.tokens_BT),
+    valid_BT=batch.valid_BT | (after_BT & (jnp.arange(16) < 12)),
+  )
+  other, other_metrics = sft(changed)
+  assert float(metrics["train/loss"]) == pytest.approx(
+    float(other_metrics["train/loss"]), abs=1e-6
+  )
+  assert toys.difference(params, other) < 1e-6
+  # A token before the scored ones is heard.
+  tokens_BT = batch.tokens_BT.at[:, 0].set(19)
+  before = dataclasses.replace(batch, tokens_BT=tokens_BT)
+  assert abs(sft(before)[1]["train/loss"] - metrics["train/loss"]) > 1e-3
+
+
+def test_rows_in_buckets_equal_rows_in_one_batch():
+  whole, metrics = sft(toys.batch(rows()))
+  first, *others = rows()
+  split, split_metrics = sft(toys.batch(others), toys.batch([first], time=8))
+  assert float(metrics["train/loss"]) == pytest.approx(
+    float(split_metrics["train/loss"]), abs=1e-6
+  )
+  # float32 sums in another order.
+  assert toys.difference(whole, split) < 1e-6
+  # The mean of the buckets' means is another number.
+  head, *tail = surprises(toys.batch(rows()))
+  means = np.mean([np.mean(head), np.mean(np.concatenate(tail))])
+  assert abs(means - metrics["train/loss"]) > 1e-3
+
+
+def test_a_batch_without_scored_tokens_changes_nothing():
+  batch = toys.batch(rows())
+  nothing = jnp.zeros_like(batch.loss_mask_BT)
+  params, metrics = sft(dataclasses.replace(batch, loss_mask_BT=nothing))
+  assert metrics["train/loss"] == 0 and metrics["train/grad_norm"] == 0
+  assert toys.difference(params, PARAMS) == 0
+
+
+def test_the_end_of_turn_is_learned_when_it_is_scored():
+  row = toys.item([1, 2], A, [3, toys.STOP], target=1)
+  batch = toys.batch([row] * 4)
+  params, _ = sft(batch)
+  before, after = (toys.APPLY(p, batch)[0, 5] for p in (PARAMS, params))
+  assert after[toys.STOP] - before[toys.STOP] > 0.05
+
+
+def test_four_prompts_are_overfit_with_their_clips():
+  # Rows 0 and 1 differ in nothing but the clip.
+  batch = toys.batch([
+    toys.item([1], A, [2, 3, toys.STOP], target=2),
+    toys.item([1], B, [2, 4, toys.STOP], target=2),
+    toys.item([5], A, [2, 6, 7, toys.STOP], target=3),
+    toys.item([8], B, [9, toys.STOP], target=2),
+  ])  # fmt: skip
+  state = steps.init_state(toys.trained_parts(), toys.TX)
+  for _ in range(100):
+    state, metrics = toys.SFT(state, (batch,))
+  assert metrics["train/loss"] < 0.05
+  assert int(state.step) == 100
+  guess_BT = np.asarray(toys.APPLY(state.params, batch).argmax(-1))
+  for b, t in np.argwhere(batch.loss_mask_BT):
+    assert guess_BT[b, t - 1] == batch.tokens_BT[b, t]
+
+
+def update(rollout, reward_B, *, bias=0.5, scorable_B=None):
+  """One update of PARAMS on a rollout of theirs."""
+  return toys.UPDATE(
+    steps.init_state(PARAMS, toys.TX),
+    toys.critic(bias=bias),
+    toys.scored(rollout, reward_B, scorable_B),
+    toys.PATCH_BAN_V,
+  )
+
+
+def test_an_update_on_policy_has_no_loss_and_a_gradient():
+  rollout = toys.sampled(PARAMS, ITEMS)
+  reward_B = np.arange(32) % 3 == 0
+  state, frozen, metrics = update(rollout, reward_B)
+  # The ratio is one and whitened advantages have no mean.
+  assert abs(metrics["train/policy/loss"]) < 1e-6
+  assert metrics["train/policy/grad_norm"] > 1e-2
+  assert toys.difference(state.params, PARAMS) > 1e-3
+  # The sampler's program against the trainer's, both float32.
+  assert metrics["mismatch/max_abs"] < 1e-5
+  assert metrics["mismatch/k3"] < 1e-6
+  assert (frozen["valid_BT"].sum(1) == rollout.response_len_B).all()
+  np.testing.assert_allclose(
+    frozen["return_BT"], frozen["valid_BT"] * reward_B[:, None], atol=1e-6
+  )
+
+
+def test_an_update_raises_what_was_rewarded_against_what_was_not():
+  rollout = toys.sampled(PARAMS, ITEMS)
+  reward_B = np.arange(32) % 2 == 0
+  state, frozen, _ = update(rollout, reward_B)
+  batch, mask_BT = rollout.batch, np.asarray(frozen["valid_BT"])
+
+  def margin(params):
+    logp_BT = logprobs.token_logprobs(
+      toys.APPLY(params, batch), batch.tokens_BT, ban_V=toys.PATCH_BAN_V
+    )
+    return (logp_BT * frozen["adv_BT"] * mask_BT).sum() / mask_BT.sum()
+
+  assert margin(state.params) > margin(PARAMS) + 1e-2
+
+
+def test_rows_that_cannot_be_scored_leave_the_loss():
+  rollout = toys.sampled(PARAMS, ITEMS)
+  odd_B = np.arange(32) == 3
+  reward_B = np.arange(32) % 3 == 0
+  state, frozen, _ = update(rollout, reward_B, scorable_B=~odd_B)
+  assert not frozen["loss_mask_BT"][3].any() and frozen["valid_BT"][3].any()
+  other, _, _ = update(rollout, reward_B ^ odd_B, scorable_B=~odd_B)
+  assert toys.difference(state.params, other.params) == 0
+
+
+def test_rewards_that_the_critic_foresaw_change_nothing():
+  rollout = toys.sampled(PARAMS, ITEMS)
+  state, _, metrics = update(rollout, np.ones(32), bias=1.0)
+  assert metrics["adv/frac_floor"] == 1
+  assert toys.difference(state.params, PARAMS) == 0
+
+
+def test_the_values_of_an_update_precede_their_tokens():
+  rollout = toys.sampled(PARAMS, ITEMS)
+  # A critic whose value is the position: V_j must be P + j - 1.
+  values = lambda params, batch: jnp.broadcast_to(
+    jnp.arange(16.0), batch.tokens_BT.shape
+  )
+  advantages = toys.jit(
+    lambda s: steps.advantages({}, s, values=values, hp=toys.HP)
+  )
+  frozen, _ = advantages(toys.scored(rollout, np.ones(32)))
+  value_BT = np.asarray(frozen["value_BT"])
+  for b in range(32):
+    start, length = rollout.prompt_len_B[b], rollout.response_len_B[b]
+    got = value_BT[b, start : start + length]
+    np.testing.assert_array_equal(got, start - 1 + np.arange(length))
+
+
+def test_a_policy_learns_to_stop_at_the_rewarded_length():
+  allowed = {1, 2, toys.STOP}
+  ban_V = sampling.ban(toys.VOCAB, set(range(toys.VOCAB)) - allowed)
+  state = steps.init_state(toys.trained_parts(), toys.TX)
+  earned = []
+  for step in range(30):
+    rollout = toys.sampled(state.params, ITEMS, key=step, ban_V=ban_V)
+    reward_B = rollout.stopped_B & (rollout.response_len_B == 3)
+    earned.append(float(reward_B.mean()))
+    critic = toys.critic(bias=earned[-1])
+    state, _, _ = toys.UPDATE(
+      state, critic, toys.scored(rollout, reward_B), ban_V
+    )
+  # At first two others and then the end of turn: 4 in 27.
+  assert np.mean(earned[:2]) < 0.4, earned
+  assert np.mean(earned[-3:]) > 0.9, earned
+
+
+def test_the_critic_hears():
+  # The reward is of the clip alone: all words are the same.
+  rollout = toys.sampled(PARAMS, ITEMS)
+  reward_B = jnp.repeat(jnp.array([1.0, 0.0]), 16)
+  zeros = jnp.zeros_like(rollout.batch.enc_BAE)
+  deaf = dataclasses.replace(
+    rollout, batch=dataclasses.replace(rollout.batch, enc_BAE=zeros)
+  )
+
+  def measure(critic, rollout):
+    _, frozen, metrics = toys.UPDATE(
+      steps.init_state(PARAMS, toys.TX),
+      critic,
+      toys.scored(rollout, reward_B),
+      toys.PATCH_BAN_V,
+    )
+    return frozen, float(metrics["train/critic/ev_seq"])
+
+  def trained(rollout):
+    state = steps.init_state(toys.critic(bias=0.5), toys.TX)
+    frozen, _ = measure(state.params, rollout)
+    for _ in range(60):
+      state, metrics = toys.CRITIC(state, rollout, frozen)
+    assert np.isfinite(metrics["train/critic/loss"])
+    return state.params
+
+  critic = trained(rollout)
+  frozen, heard = measure(critic, rollout)
+  assert heard > 0.8
+  first_B = np.asarray(frozen["value_BT"])[
+    np.arange(32), np.asarray(rollout.prompt_len_B)
+  ]
+  assert abs(first_B[0] - first_B[16]) > 0.5
+  # The same critic with its ears shut, and one that never had any.
+  assert abs(measure(critic, deaf)[1]) < 0.05
+  assert abs(measure(trained(deaf), deaf)[1]) < 0.05
