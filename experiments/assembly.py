@@ -27,6 +27,7 @@ from mgrd_jax.models import audio_lm
 from mgrd_jax.rollout import engine, sampling
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
+from mgrd_jax.train import checkpoint
 
 
 @contextlib.contextmanager
@@ -345,3 +346,14 @@ def stopwatch():
   """A function that tells the seconds since now."""
   start = time.monotonic()
   return lambda: time.monotonic() - start
+
+
+def restore(init) -> dict:
+  """Parameters of an earlier stage's folder, as arrays on the device.
+
+  Raises:
+    CheckpointError: there are none; names the folder.
+  """
+  if not init:
+    raise ValueError("config.init is empty; give the folder of a stage")
+  return checkpoint.restore(pathlib.Path(init) / "params")

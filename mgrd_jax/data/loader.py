@@ -19,6 +19,7 @@ def mixture(
   batch_size: int,
   collate: Callable[[Sequence], object],
   seed: int,
+  augment: Callable[[object, np.random.Generator], object] | None = None,
 ) -> grain.MapDataset:
   """An endless stream of batches; `stream[step]` is the batch of a step.
 
@@ -27,7 +28,8 @@ def mixture(
     weights: name -> share of the rows; names without a part are ignored.
     batch_size: rows a batch.
     collate: elements -> batch.
-    seed: of the shuffles.
+    seed: of the shuffles and the augmentation.
+    augment: (element, rng) -> element, its rng drawn from seed and position.
 
   Raises:
     ValueError: nothing is left to draw from.
@@ -44,6 +46,8 @@ def mixture(
   mixed = sources[0]
   if len(sources) > 1:
     mixed = grain.MapDataset.mix(sources, [weights[n] for n in names])
+  if augment is not None:
+    mixed = mixed.seed(seed).random_map(augment)
   return mixed.batch(batch_size, batch_fn=collate)
 
 

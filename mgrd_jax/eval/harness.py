@@ -42,6 +42,11 @@ def chance(example: Example) -> float:
   return 1 / (len(example.options) or example.meta.get("candidates", 0) or 1e9)
 
 
+def think(text: str) -> str:
+  """The think block of a full text."""
+  return filters.split(text).think.strip()
+
+
 def grade(record: Record, *, think_tokens: int = 0) -> dict:
   """One item: rightness, form, claims with their verdicts."""
   example = record.example
@@ -67,6 +72,8 @@ def grade(record: Record, *, think_tokens: int = 0) -> dict:
     "id": example.id,
     "source": example.source,
     "family": example.meta.get("family", ""),
+    "question": example.question,
+    "options": list(example.options),
     "gold": example.answer,
     "think": parsed.think.strip(),
     "reply": parsed.reply.strip(),

@@ -53,11 +53,14 @@ def sft_step(state: TrainState, batches: tuple, *, apply, tx):
   return _update(state, grads, tx), metrics
 
 
-def encoder_step(state: TrainState, batch: dict, *, encode, heads, tx):
+def encoder_step(
+  state: TrainState, batch: dict, *, encode, heads, ctc_weight: float, tx
+):
   """One step of the encoder on words (CTC) and attributes.
 
   `batch` holds mel_BRM, len_B, words_BT, label_BN and classes_N; the loss
-  is CTC per word plus cross-entropy per attribute that is present.
+  is `ctc_weight` times CTC per word plus cross-entropy per attribute that is
+  present.
   """
 
   def loss_fn(params):
@@ -77,7 +80,7 @@ def encoder_step(state: TrainState, batch: dict, *, encode, heads, tx):
       "encoder/attribute": attribute,
       "encoder/attribute_acc": hit_BN.sum() / labels,
     }
-    return ctc + attribute, metrics
+    return ctc_weight * ctc + attribute, metrics
 
   grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
   metrics["encoder/grad_norm"] = optax.tree.norm(grads)

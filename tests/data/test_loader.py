@@ -68,3 +68,21 @@ def test_processes_share_the_elements_out():
   parts = [loader.shard(10, i, 3).tolist() for i in range(3)]
   assert sorted(sum(parts, [])) == list(range(10))
   assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_augmentation_is_drawn_from_seed_and_position_alone():
+  def mixed(seed, augment):
+    return loader.mixture(
+      PARTS, {"a": 1.0, "b": 1.0}, batch_size=8, collate=list, seed=seed,
+      augment=augment,
+    )  # fmt: skip
+
+  tag = lambda element, rng: (element, rng.integers(10**9))
+  plain, first, again = mixed(0, None), mixed(0, tag), mixed(0, tag)
+  drawn = [first[step] for step in range(12)]
+  assert [again[step] for step in (11, 4)] == [drawn[11], drawn[4]]
+  # The same elements in the same places, each with a draw of its own.
+  for step, rows_ in enumerate(drawn):
+    assert [element for element, _ in rows_] == plain[step]
+  assert len({number for rows_ in drawn for _, number in rows_}) == 96
+  assert mixed(1, tag)[0] != drawn[0]

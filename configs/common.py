@@ -1,0 +1,64 @@
+"""Fields that every stage has: data, model, evaluation; data only."""
+
+from ml_collections import ConfigDict
+
+STAGES = ("tiny", "smoke")
+
+
+def parse_arg(arg: str, **choices) -> dict:
+  """"tiny,gamma=0.995" -> {"size": "tiny", "gamma": 0.995, ...}.
+
+  Raises:
+    ValueError: an unknown size or choice; names those there are.
+  """
+  out = {"size": "tiny"} | choices
+  for part in filter(None, (arg or "").split(",")):
+    name, _, value = part.partition("=")
+    if not value and name in STAGES:
+      out["size"] = name
+    elif value and name in choices:
+      out[name] = type(choices[name])(value)
+    else:
+      raise ValueError(
+        f"config argument {part!r} is unknown; sizes {STAGES}, "
+        f"choices {sorted(choices)}"
+      )
+  return out
+
+
+def base(size: str) -> ConfigDict:
+  """Seed, model, data and the fields of a stage's place in a run."""
+  smoke = size == "smoke"
+  scale = 0.06 if smoke else 1.0
+
+  def sized(**counts):
+    return {k: max(6, int(v * scale)) for k, v in counts.items()}
+
+  return ConfigDict(
+    dict(
+      seed=0,
+      model="tiny",
+      init="",
+      stage=0,
+      data=dict(
+        manifest="",
+        cache="out/cache",
+        workers=2,
+        max_seconds=29.98,
+        labelled=0.4,
+        sizes=dict(
+          train=sized(
+            voice=2600, music=1000, events=700, order=200, sums=300, logic=300
+          ),
+          pool=sized(
+            voice=640, music=200, events=140, order=20, sums=50, logic=50
+          ),
+          test=sized(
+            voice=400, music=130, events=90, order=15, sums=40, logic=40
+          ),
+          text=200 if smoke else 4000,
+          hint_share=0.8,
+        ),
+      ),
+    )
+  )

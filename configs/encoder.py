@@ -1,0 +1,27 @@
+"""The encoder's own training: recognition and attributes, then frozen.
+
+COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \
+           --workdir=out/encoder
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "tiny") -> ConfigDict:
+  choice = common.parse_arg(arg)
+  config = common.base(choice["size"])
+  smoke = choice["size"] == "smoke"
+  config.steps = 6 if smoke else 600
+  config.save_every = 4 if smoke else 150
+  config.short_frames = 252
+  config.batch_frames = 8000
+  config.ctc_weight = 0.25
+  config.weights = ConfigDict(dict(voice=0.5, music=0.3, events=0.2, own=0.3))
+  config.optim = ConfigDict(dict(lr=3e-3, warmup=30, weight_decay=0.01))
+  return config
+
+
+def get_sweep() -> list[dict]:
+  return [{"optim.lr": lr} for lr in (1e-3, 2e-3, 3e-3)]

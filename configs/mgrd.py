@@ -1,0 +1,39 @@
+"""One MGRD round's distillation: sample, filter, fine-tune with replay.
+
+COMMAND: python -m experiments.mgrd --config=configs/mgrd.py:tiny \
+           --workdir=out/mgrd --config.init=out/tiny/stages/02_text_rlvr
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, sft
+
+
+def get_config(arg: str = "tiny") -> ConfigDict:
+  choice = common.parse_arg(arg)
+  smoke = choice["size"] == "smoke"
+  config = sft.get_config(choice["size"])
+  config.stage = 3
+  config.steps = 4 if smoke else 150
+  config.save_every = 3 if smoke else 75
+  config.questions = 24 if smoke else 1000
+  config.samples = 4 if smoke else 8
+  config.rows = 8 if smoke else 64
+  config.max_new = 32 if smoke else 48
+  config.temperature = 1.0
+  config.per_question = 2
+  config.grounding = True
+  # Kept chains beside replay; chains over the words of a label question are
+  # what MGRD replaces, so `words` text is replayed the least.
+  config.weights.update(
+    dict(
+      chain=0.6, label=0.1, caption=0.12, transcript=0.05, attribute=0.05,
+      words=0.15, describe=0.45, rule=0.25, own=0.1,
+    )
+  )
+  config.optim = ConfigDict(dict(lr=1e-3, warmup=10, weight_decay=0.01))
+  return config
+
+
+def get_sweep() -> list[dict]:
+  return [{"samples": k} for k in (4, 8, 16)] + [{"grounding": False}]

@@ -1,0 +1,49 @@
+"""PPO from verifiable rewards; clip 0.2, gamma = lambda = 1, no KL.
+
+COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \
+           --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
+         python -m experiments.rlvr --config=configs/rlvr.py:tiny,modality=text
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "tiny") -> ConfigDict:
+  choice = common.parse_arg(
+    arg, modality="audio", format_reward=0.2, gamma=1.0
+  )
+  smoke = choice["size"] == "smoke"
+  config = common.base(choice["size"])
+  config.stage = 4 if choice["modality"] == "audio" else 2
+  config.modality = choice["modality"]
+  config.sources = ("describe", "sums", "logic")
+  config.format_reward = choice["format_reward"]
+  config.steps = 2 if smoke else 12
+  config.save_every = 1 if smoke else 4
+  config.questions = 24 if smoke else 700
+  config.prompts = 2 if smoke else 8
+  config.samples = 4 if smoke else 16
+  config.select_samples = 4 if smoke else 8
+  config.rows = 8 if smoke else 64
+  config.band = (1, 3) if smoke else (3, 6)
+  config.min_selected = 2 if smoke else 8
+  config.max_new = 32 if smoke else 48
+  config.temperature = 1.0
+  config.warmup = 1 if smoke else 3
+  config.critic_updates = 2
+  config.ppo = ConfigDict(
+    dict(
+      gamma=choice["gamma"], lam=1.0, clip=0.2, value_clip=0.2, std_floor=0.05
+    )
+  )
+  config.actor = ConfigDict(dict(lr=1e-4, warmup=2))
+  config.critic = ConfigDict(dict(lr=5e-4, warmup=2))
+  return config
+
+
+def get_sweep() -> list[dict]:
+  return [{"format_reward": w} for w in (0.0, 0.2)] + [
+    {"ppo.gamma": g} for g in (1.0, 0.995)
+  ]

@@ -1,0 +1,46 @@
+"""Cold-start SFT: text chains, and audio with the empty think block.
+
+COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \
+           --workdir=out/sft --config.init=out/tiny/stages/00_encoder
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "tiny") -> ConfigDict:
+  choice = common.parse_arg(arg)
+  config = common.base(choice["size"])
+  smoke = choice["size"] == "smoke"
+  config.stage = 1
+  config.steps = 6 if smoke else 450
+  config.save_every = 4 if smoke else 150
+  config.audio_rows = 8 if smoke else 64
+  config.text_rows = 8 if smoke else 48
+  config.weights = ConfigDict(
+    dict(
+      # Audio: perception first, label questions on part of the clips.
+      transcript=0.15,
+      caption=0.4,
+      attribute=0.15,
+      label=0.15,
+      count=0.02,
+      order=0.03,
+      compare=0.03,
+      own=0.25,
+      chain=0.0,
+      # Text.  `sums` and `logic` are shares of both modalities.
+      words=0.5,
+      describe=0.25,
+      rule=0.2,
+      sums=0.08,
+      logic=0.08,
+    )
+  )
+  config.optim = ConfigDict(dict(lr=2e-3, warmup=30, weight_decay=0.01))
+  return config
+
+
+def get_sweep() -> list[dict]:
+  return [{"optim.lr": lr} for lr in (1e-3, 2e-3, 4e-3)]

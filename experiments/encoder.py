@@ -1,0 +1,194 @@
+"""Stage 0: the audio encoder learns to recognise, and is frozen.
+
+COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \\
+           --workdir=out/encoder
+"""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments import assembly, flags
+from mgrd_jax.data import loader
+from mgrd_jax.models import audio_lm, recognition
+from mgrd_jax.train import checkpoint, loop, optim, steps
+
+FAMILY = {"sums": "voice", "logic": "voice", "order": "events"}
+
+
+def targets(examples) -> dict[str, tuple[dict, str]]:
+  """What is known of each training clip: ref -> (attributes, words).
+
+  Clips of a manifest teach their transcript, and their answers to choice
+  questions as attributes.
+  """
+  found: dict[str, tuple[dict, str]] = {}
+  for e in examples:
+    if e.split != "train" or len(e.audio) != 1:
+      continue
+    attributes, words = found.setdefault(e.audio[0], ({}, e.transcript or ""))
+    if e.meta.get("own"):
+      if e.answer_type == "choice":
+        attributes[f"own.{e.question}"] = e.answer
+    else:
+      family = FAMILY.get(e.meta["family"], e.meta["family"])
+      for name, value in e.meta.get("facts", {}).items():
+        if not (e.meta["family"] == "order" and name != "count"):
+          attributes[f"{family}.{name}"] = value
+      if e.source == "transcript":
+        found[e.audio[0]] = (attributes, e.answer)
+  return found
+
+
+def vocabulary(found) -> tuple[dict, dict]:
+  """({word: id from 1}, {attribute: {value: index}}), sorted."""
+  words = sorted({w for _, text in found.values() for w in text.split()})
+  values: dict[str, set] = {}
+  for attributes, _ in found.values():
+    for name, value in attributes.items():
+      values.setdefault(name, set()).add(value)
+  classes = {
+    n: {v: i for i, v in enumerate(sorted(vs))}
+    for n, vs in sorted(values.items())
+  }
+  return {w: i + 1 for i, w in enumerate(words)}, classes
+
+
+def jitter(element: dict, rng: np.random.Generator) -> dict:
+  """Augments a clip of the user's: shifted in time, louder or softer, masked.
+
+  The built-in clips are left alone: their level is one of the answers.
+  """
+  if not element["own"]:
+    return element
+  mel_RM = np.roll(element["mel_RM"], rng.integers(len(element["mel_RM"])), 0)
+  mel_RM = (mel_RM + rng.uniform(-0.25, 0.25)).astype(np.float16)
+  for axis, widest in ((0, 60), (1, 24)):
+    start = rng.integers(mel_RM.shape[axis])
+    span = slice(start, start + rng.integers(widest))
+    mel_RM[(slice(None), span) if axis else span] = mel_RM.mean()
+  return element | {"mel_RM": mel_RM}
+
+
+def _elements(context, found, word_ids, classes, max_words):
+  names = list(classes)
+  for ref, (attributes, words) in sorted(found.items()):
+    label_N = np.full(len(names), -1, np.int32)
+    for name, value in attributes.items():
+      label_N[names.index(name)] = classes[name][value]
+    ids = [word_ids[w] for w in words.split()][:max_words]
+    clip = context.clips[ref]
+    yield {
+      "mel_RM": clip.mel_RM,
+      "len": clip.input_len,
+      "words_T": np.pad(ids, (0, max_words - len(ids))).astype(np.int32),
+      "label_N": label_N,
+      "own": ref.split(":")[0] != "0",
+      "family": "own"
+      if ref.split(":")[0] != "0"
+      else next(iter(attributes), "voice.").split(".")[0],
+    }
+
+
+def _collate(elements, *, frames, classes_N):
+  mel_BRM = np.zeros((len(elements), frames, 128), np.float32)
+  for b, e in enumerate(elements):
+    mel_BRM[b, : len(e["mel_RM"])] = e["mel_RM"]
+  return {
+    "mel_BRM": mel_BRM,
+    "len_B": np.array([e["len"] for e in elements], np.int32),
+    "words_BT": np.stack([e["words_T"] for e in elements]),
+    "label_BN": np.stack([e["label_N"] for e in elements]),
+    "classes_N": classes_N,
+  }
+
+
+def _streams(context, config, found, word_ids, classes):
+  """Two buckets of clip lengths, each a mixture over families."""
+  elements = list(_elements(context, found, word_ids, classes, 12))
+  classes_N = np.array([len(v) for v in classes.values()], np.int32)
+  longest = max(len(e["mel_RM"]) for e in elements)
+  edges = [config.short_frames, -(-longest // 50) * 50]
+  streams, shares = [], []
+  for low, frames in zip([0, *edges], edges, strict=False):
+    inside = [e for e in elements if low < len(e["mel_RM"]) <= frames]
+    if not inside:
+      continue
+    parts: dict[str, list] = {}
+    for e in inside:
+      parts.setdefault(e["family"], []).append(e)
+    rows = max(8, round(config.batch_frames / frames))
+    weights = config.weights.to_dict()
+    streams.append(
+      loader.mixture(
+        parts,
+        weights,
+        batch_size=rows,
+        collate=functools.partial(
+          _collate, frames=frames, classes_N=classes_N
+        ),
+        seed=config.seed,
+        augment=jitter,
+      )
+    )
+    shares.append(sum(weights.get(e["family"], 0) ** 0.5 for e in inside) / rows)
+  return streams, np.array(shares) / sum(shares)
+
+
+def run(config, workdir, context=None) -> dict:
+  """Trains the encoder; writes `workdir/params` and returns its metrics."""
+  workdir = pathlib.Path(workdir)
+  # Mesh and data: clips with what is known of them.
+  context = context or assembly.load(config, workdir)
+  found = targets(context.examples)
+  word_ids, classes = vocabulary(found)
+  streams, shares = _streams(context, config, found, word_ids, classes)
+
+  def data(step):
+    rng = np.random.default_rng((config.seed, step))
+    return streams[rng.choice(len(streams), p=shares)][step]
+
+  # Model: encoder and the heads that are dropped afterwards.
+  key = jax.random.key(config.seed)
+  params = audio_lm.init(key, context.model)
+  heads = recognition.RecognitionHeads(
+    len(word_ids) + 1, len(classes), max(len(v) for v in classes.values())
+  )
+  width = context.model.encoder.width
+  trained = {
+    "encoder": params["encoder"],
+    "heads": recognition.init_heads(key, heads, width),
+  }
+  # Step.
+  tx = optim.adamw(**config.optim, steps=config.steps)
+  step_fn = functools.partial(
+    steps.encoder_step,
+    encode=functools.partial(audio_lm.encode, config=context.model),
+    heads=lambda p, enc, n: heads.apply({"params": p}, enc, n),
+    ctc_weight=config.ctc_weight,
+    tx=tx,
+  )
+  step_fn = jax.jit(step_fn, donate_argnums=0)
+  # Loop.
+  with assembly.bar("encoder") as update:
+    state = loop.run(
+      step_fn,
+      steps.init_state(trained, tx),
+      data,
+      steps=config.steps,
+      folder=workdir,
+      save_every=config.save_every,
+      log_every=10,
+      progress=lambda done, total, m: update(
+        done, total, f"attributes {m['encoder/attribute_acc']:.2f}"
+      ),
+    )
+  params["encoder"] = state.params["encoder"]
+  checkpoint.save(workdir / "params", params)
+  return {"words": len(word_ids), "attributes": len(classes)}
+
+
+if __name__ == "__main__":
+  flags.main(run)

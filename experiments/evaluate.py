@@ -1,0 +1,148 @@
+"""Evaluation of a checkpoint: thinking, direct, and without the sound.
+
+    test questions x {think, direct, silence, swap} --greedy--> items, M
+
+COMMAND: python -m experiments.evaluate --config=configs/evaluate.py:tiny \\
+           --workdir=out/eval --config.init=out/tiny/stages/05_mgrd_2_ppo
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments import assembly, flags
+from mgrd_jax.data import transforms
+from mgrd_jax.eval import harness
+from mgrd_jax.grounding import controls
+from mgrd_jax.rollout import collect
+
+MODES = ("think", "direct", "silence", "swap")
+
+
+def respond(
+  context, params, examples, *, config, refs=None, hint=False, direct=False
+):
+  """Greedy responses: [(Sample, full text)] of each example.
+
+  `refs` puts other clips in the place of each example's own.
+  """
+  refs = refs or [e.audio for e in examples]
+  items = [
+    assembly.prompt_item(context, e, refs=r, hint=hint, direct=direct)
+    for e, r in zip(examples, refs, strict=True)
+  ]
+  shape = transforms.shape_of(items, width=context.model.encoder.width)
+  generate = assembly.generator(
+    context,
+    params,
+    jax.random.key(0),
+    samples=1,
+    max_new=config.max_new,
+    temperature=0.0,
+  )
+  with assembly.bar("evaluate") as update:
+    drawn = collect.run(
+      items,
+      generate,
+      lambda part: transforms.collate(part, shape),
+      rows=min(config.rows, len(items)),
+      samples=1,
+      progress=update,
+    )
+  return [
+    (group[0], assembly.decoded(context, group[0], direct=direct))
+    for group in drawn
+  ]
+
+
+def _records(context, examples, responses, refs, other=None):
+  for at, (example, (sample, text)) in enumerate(
+    zip(examples, responses, strict=True)
+  ):
+    facts = [context.facts[r] for r in refs[at] if r in context.facts]
+    yield harness.Record(
+      example,
+      text,
+      sample.stopped,
+      len(sample.tokens),
+      facts,
+      None if other is None else other[at],
+    )
+
+
+def measure(
+  context, params, *, config, mode: str, hint=False
+) -> tuple[dict, list[dict]]:
+  """(M, items) of one mode."""
+  examples = context.split("test")
+  refs = [e.audio for e in examples]
+  other = None
+  if mode == "silence":
+    refs = [tuple(f"silent/{r}" for r in clips) for clips in refs]
+  if mode == "swap":
+    rng = np.random.default_rng(config.seed)
+    partners = controls.swap_partners(examples, rng)
+    paired = [
+      (e, examples[p])
+      for e, p in zip(examples, partners, strict=True)
+      if p is not None
+    ]
+    examples = [e for e, _ in paired]
+    refs = [p.audio for _, p in paired]
+    other = [p.answer for _, p in paired]
+  responses = respond(
+    context,
+    params,
+    examples,
+    config=config,
+    refs=refs,
+    hint=hint,
+    direct=mode == "direct",
+  )
+  records = list(_records(context, examples, responses, refs, other))
+  items = [
+    harness.grade(
+      r,
+      think_tokens=len(context.tokenizer.encode(harness.think(r.text))),
+    )
+    for r in records
+  ]
+  return harness.summary(items, records, seed=config.seed), items
+
+
+def chance(examples) -> float:
+  """Accuracy of a uniform guess over the test questions."""
+  return float(np.mean([harness.chance(e) for e in examples]))
+
+
+def run(config, workdir, context=None, params=None) -> dict:
+  """All modes of one checkpoint; writes items.jsonl and metrics.json."""
+  workdir = pathlib.Path(workdir)
+  # Mesh, data, model.
+  context = context or assembly.load(config, workdir)
+  params = assembly.restore(config.init) if params is None else params
+  if not context.enc:
+    assembly.encode_clips(context, params["encoder"])
+  # Loop over modes.
+  found, lines = {}, []
+  for mode in MODES:
+    found[mode], items = measure(context, params, config=config, mode=mode)
+    lines += [json.dumps({"mode": mode} | i, default=str) for i in items]
+    if mode == "think":
+      right = {i["id"] for i in items if i["acc"]}
+    if mode == "swap":
+      # Of the questions answered right, does the answer follow the clip?
+      follow = [i["follow"] for i in items if i["id"] in right]
+      found[mode]["follow"] = float(np.mean(follow)) if follow else None
+      found[mode]["chance"] = float(np.mean([i["chance"] for i in items]))
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / "items.jsonl").write_text("\n".join(lines) + "\n")
+  assembly.write_json(workdir / "metrics.json", found)
+  return found
+
+
+if __name__ == "__main__":
+  flags.main(run, functools.partial(print, sep="\n"))

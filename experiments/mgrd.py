@@ -1,0 +1,147 @@
+"""The distillation half of an MGRD round: sample, filter, fine-tune.
+
+    pool x K, with the elicitation hint -> filters -> kept chains, hint removed
+      -> SFT on kept chains + replay                (paper, eq. 4 and 5)
+
+COMMAND: python -m experiments.mgrd --config=configs/mgrd.py:tiny \\
+           --workdir=out/mgrd --config.init=out/tiny/stages/02_text_rlvr
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments import assembly, flags, sft
+from mgrd_jax.data import schema, transforms
+from mgrd_jax.mgrd import filters
+from mgrd_jax.mgrd import round as mgrd_round
+from mgrd_jax.rewards import combine
+from mgrd_jax.rollout import collect
+
+
+def sample(context, params, examples, *, config, key, hint: bool):
+  """K samples of each example: [[(Sample, full text)]]."""
+  items = [assembly.prompt_item(context, e, hint=hint) for e in examples]
+  shape = transforms.shape_of(items, width=context.model.encoder.width)
+  generate = assembly.generator(
+    context,
+    params,
+    key,
+    samples=config.samples,
+    max_new=config.max_new,
+    temperature=config.temperature,
+  )
+  with assembly.bar("sampling") as update:
+    drawn = collect.run(
+      items,
+      generate,
+      lambda part: transforms.collate(part, shape),
+      rows=min(config.rows, len(items)),
+      samples=config.samples,
+      progress=update,
+    )
+  return [
+    [(s, assembly.decoded(context, s)) for s in group] for group in drawn
+  ]
+
+
+def score(example, sample, text: str) -> dict:
+  """The parts of a response's reward."""
+  return combine.score_response(
+    text.split("<|EOT|>")[0],
+    sample.stopped,
+    gold=example.answer,
+    answer_type=example.answer_type,
+    options=example.options,
+    has_audio=bool(example.audio),
+  )
+
+
+def responses(context, examples, groups, rng, others: int = 8):
+  """Every sample as a Response, with the facts of other clips beside it."""
+  facts = [[context.facts[r] for r in e.audio] for e in examples]
+  alike: dict[tuple, list[int]] = {}
+  for at, e in enumerate(examples):
+    alike.setdefault((e.meta.get("family"), len(e.audio)), []).append(at)
+  for at, (example, group) in enumerate(zip(examples, groups, strict=True)):
+    peers = alike[example.meta.get("family"), len(example.audio)]
+    picked = [facts[p] for p in rng.choice(peers, others) if p != at]
+    for one, text in group:
+      parsed = filters.split(text)
+      yield filters.Response(
+        example,
+        parsed.think,
+        parsed.reply,
+        parsed.closed,
+        score(example, one, text)["acc"],
+        facts[at],
+        picked,
+      )
+
+
+def distil(context, params, *, config, workdir, grounding=True):
+  """Samples the pool and filters it: Outcome; writes kept and rejects."""
+  pool = questions(context, config)
+  key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
+  groups = sample(context, params, pool, config=config, key=key, hint=True)
+  rng = np.random.default_rng((config.seed, config.stage))
+  found = list(responses(context, pool, groups, rng))
+  return found
+
+
+def filtered(found, *, config, workdir, grounding: bool):
+  """Outcome of a round over sampled responses; written to `workdir`."""
+
+  def swapped(response):
+    other = response.others[0] if response.others else response.facts
+    return dataclasses.replace(response, facts=other, others=())
+
+  outcome = mgrd_round.distil(
+    found, swapped, per_question=config.per_question, grounding=grounding
+  )
+  workdir.mkdir(parents=True, exist_ok=True)
+  schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
+  lines = "".join(json.dumps(r) + "\n" for r in outcome.rejects)
+  (workdir / "rejects.jsonl").write_text(lines)
+  assembly.write_json(workdir / "funnel.json", outcome.funnel)
+  return outcome
+
+
+def questions(context, config) -> list:
+  """The pool: built-in questions set aside for it, and the user's own."""
+  own = [e for e in context.split("train") if e.meta.get("own")]
+  pool = [e for e in context.split("pool") if e.audio]
+  return own + pool[: config.questions]
+
+
+def run(config, workdir, context=None) -> dict:
+  """One round's distillation and SFT; writes `workdir/params`."""
+  workdir = pathlib.Path(workdir)
+  # Mesh, data, model.
+  context = context or assembly.load(config, workdir)
+  params = assembly.restore(config.init)
+  if not context.enc:
+    assembly.encode_clips(context, params["encoder"])
+  # Distil and filter, unless an interrupted run has done so.
+  kept_path = workdir / "kept.jsonl"
+  if (workdir / "funnel.json").exists():
+    kept, _ = schema.read_manifest(kept_path, check_files=False)
+    funnel = json.loads((workdir / "funnel.json").read_text())
+  else:
+    found = distil(context, params, config=config, workdir=workdir)
+    outcome = filtered(
+      found, config=config, workdir=workdir, grounding=config.grounding
+    )
+    kept, funnel = outcome.kept, outcome.funnel
+  if not kept:
+    print(f"{workdir.name}: no chain passed the filters; SFT on replay only")
+  # Fine-tune on what was kept, with replay.
+  sft.run(config, workdir, context, extra=kept)
+  return funnel
+
+
+if __name__ == "__main__":
+  flags.main(run)

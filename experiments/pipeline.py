@@ -1,0 +1,253 @@
+"""The whole recipe, from nothing to a model that listens.
+
+    encoder -> cold_start -> text_rlvr -> rounds of {mgrd_t_sft, mgrd_t_ppo}
+    after each: thinking, direct, silence, swap;  then report.md, report.json
+
+Killed at any point, the same command goes on.
+
+COMMAND: python -m experiments.pipeline --config=configs/pipeline.py:tiny \\
+           --workdir=out/tiny
+"""
+
+import json
+import pathlib
+import resource
+import subprocess
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments import assembly, encoder, evaluate, flags, mgrd, rlvr, sft
+from mgrd_jax.eval import measures, report
+from mgrd_jax.train import metrics
+
+SHARED = ("seed", "model", "data")
+
+
+def plan(config) -> list[tuple[str, object, object]]:
+  """(name, script, config block) of each stage, in order."""
+  stages = [
+    ("encoder", encoder, config.encoder),
+    ("cold_start", sft, config.cold_start),
+    ("text_rlvr", rlvr, config.text_rlvr),
+  ]
+  for t in range(1, config.rounds + 1):
+    stages.append((f"mgrd_{t}_sft", mgrd, config.mgrd))
+    stages.append((f"mgrd_{t}_ppo", rlvr, config.audio_rlvr))
+  return stages
+
+
+def stage_config(config, block, *, number: int, init: str, last: bool):
+  """A stage's own config: its block, the shared fields and its place."""
+  out = ConfigDict(block.to_dict())
+  for name in SHARED:
+    out[name] = config[name]
+  out.init, out.stage = init, number
+  if last and "ppo" in out:
+    out.format_reward = config.last.format_reward
+    out.ppo.gamma = config.last.gamma
+  return out
+
+
+def _done(folder) -> dict | None:
+  path = folder / "result.json"
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def _stage(context, config, name, script, block, *, number, folder, init, last):
+  """Runs one stage and its evaluation, or finds them done."""
+  found = _done(folder)
+  if found:
+    return found
+  clock = assembly.stopwatch()
+  own = stage_config(config, block, number=number, init=str(init), last=last)
+  facts = script.run(own, folder, context)
+  train_s = clock()
+  evaluation = {}
+  if name != "encoder":
+    params = assembly.restore(folder)
+    own = stage_config(
+      config, config.evaluate, number=number, init="", last=False
+    )
+    evaluation = evaluate.run(own, folder, context, params)
+  found = {
+    "name": name,
+    "facts": facts,
+    "evaluation": evaluation,
+    "wall_s": train_s,
+    "evaluate_s": clock() - train_s,
+  }
+  assembly.write_json(folder / "result.json", found)
+  return found
+
+
+def _line(found: dict) -> str:
+  e = found["evaluation"]
+  seconds = f"{found['wall_s']:.0f} + {found['evaluate_s']:.0f} s"
+  if not e:
+    return f"{found['name']:<12} {seconds}"
+  held = e["think"]["acc_heldout"], e["direct"]["acc_heldout"]
+  held = "/".join("–" if h is None else f"{h:.3f}" for h in held)
+  return (
+    f"{found['name']:<12} think {e['think']['acc']:.3f}  "
+    f"direct {e['direct']['acc']:.3f}  held-out {held}  "
+    f"silence {e['silence']['acc']:.3f}  swap {e['swap']['acc']:.3f}  "
+    f"({seconds})"
+  )
+
+
+def _controls(context, config, folders, workdir) -> dict:
+  """Elicited accuracy before MGRD, and a round without the grounding filter."""
+  before = folders["text_rlvr"]
+  own = stage_config(
+    config, config.evaluate, number=2, init=str(before), last=False
+  )
+  path = workdir / "controls" / "elicited.json"
+  if not path.exists():
+    params = assembly.restore(before)
+    elicited, _ = evaluate.measure(
+      context, params, config=own, mode="think", hint=True
+    )
+    assembly.write_json(path, elicited)
+  block = ConfigDict(config.mgrd.to_dict())
+  block.grounding = False
+  found = _stage(
+    context,
+    config,
+    "mgrd_without_grounding_filter",
+    mgrd,
+    block,
+    number=3,
+    folder=workdir / "controls" / "mgrd_without_grounding_filter",
+    init=before,
+    last=False,
+  )
+  print(_line(found | {"name": "no grounding"}))
+  return {
+    "elicited_before_mgrd": json.loads(path.read_text()),
+    "mgrd_without_grounding_filter": found["evaluation"],
+    "seconds": found["wall_s"] + found["evaluate_s"],
+  }
+
+
+def _commit() -> str:
+  done = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+  )
+  return done.stdout.strip()
+
+
+def _samples(workdir, folders, limit: int = 6) -> list[dict]:
+  """Chains of each stage, for the report: the same questions throughout."""
+  out = []
+  for name, folder in folders.items():
+    path = folder / "items.jsonl"
+    if not path.exists():
+      continue
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [r for r in rows if r["mode"] == "think"]
+    for row in rows[:: max(1, len(rows) // limit)][:limit]:
+      out.append(
+        {
+          "stage": name,
+          "id": row["id"],
+          "question": row["question"],
+          "options": row["options"],
+          "gold": row["gold"],
+          "think": row["think"],
+          "reply": row["reply"],
+          "right": bool(row["acc"]),
+          "claims": row["claims"],
+          "surrogate": bool(row["surrogate"]),
+        }
+      )
+  return out
+
+
+def summarise(config, results, controls, load_s: float, context) -> dict:
+  """The report, as report.json holds it."""
+  usage = (
+    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+  )
+  test = context.split("test")
+  params = assembly.restore(results[-1]["folder"])
+  funnel = [
+    {"round": number} | r["facts"]
+    for number, r in enumerate(
+      (r for r in results if r["name"].endswith("_sft")), start=1
+    )
+  ]
+  wall = {"load": load_s}
+  for r in results:
+    wall[r["name"]] = r["wall_s"]
+  wall["evaluate"] = sum(r["evaluate_s"] for r in results)
+  wall["controls"] = controls.pop("seconds")
+  return {
+    "seed": config.seed,
+    "config_sha": assembly.fingerprint(config),
+    "commit": _commit(),
+    "wall_s": wall,
+    "peak_rss_mb": max(usage) / 1024,
+    "params": sum(x.size for x in jax.tree.leaves(params)),
+    "stages": [
+      {"name": r["name"]} | r["evaluation"]
+      for r in results
+      if r["evaluation"]
+    ],
+    "funnel": funnel,
+    "controls": controls,
+    "chance": evaluate.chance(test),
+    "skipped": context.skipped,
+  }
+
+
+def run(config, workdir) -> dict:
+  """All stages; writes report.md, report.json and the last checkpoint."""
+  workdir = pathlib.Path(workdir)
+  clock = assembly.stopwatch()
+  # Mesh, data.
+  context = assembly.load(config, workdir)
+  load_s = clock()
+  print(
+    f"data: {len(context.examples)} examples, {len(context.clips)} clips "
+    f"({load_s:.0f} s); devices: {jax.device_count()}"
+  )
+  # Model, step, loop: one stage after another.
+  base = pathlib.Path(config.base) if config.base else None
+  stages = plan(config)
+  results, folders, init = [], {}, ""
+  for number, (name, script, block) in enumerate(stages):
+    last = number + 1 == len(stages)
+    home = base if base and not last else workdir
+    folder = home / "stages" / f"{number:02d}_{name}"
+    if number and not context.enc:
+      assembly.encode_clips(context, assembly.restore(init)["encoder"])
+    found = _stage(
+      context,
+      config,
+      name,
+      script,
+      block,
+      number=number,
+      folder=folder,
+      init=init,
+      last=last,
+    )
+    print(_line(found), flush=True)
+    results.append(found | {"folder": folder})
+    folders[name], init = folder, folder
+  controls = _controls(context, config, folders, base or workdir)
+  # Report.
+  summary = summarise(config, results, controls, load_s, context)
+  measures.save(summary, workdir / "report.json")
+  curves = {n: metrics.read(f / "metrics.jsonl") for n, f in folders.items()}
+  page = report.render(summary, _samples(workdir, folders), curves, workdir)
+  print(report.table(summary))
+  print(f"report: {page}\nnumbers: {workdir / 'report.json'}")
+  print(f"checkpoint: {init}")
+  return summary
+
+
+if __name__ == "__main__":
+  flags.main(run, finish=lambda _: None)

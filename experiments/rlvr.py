@@ -1,0 +1,262 @@
+"""PPO from verifiable rewards: on text, or on audio after an MGRD round.
+
+    pool x 8 --pass@8 in 3..6--> prompts;  prompts x 16 -> rewards -> PPO
+    R_text = acc,  R_audio = 0.8 acc + 0.2 present   (paper, eq. 6 to 8)
+
+COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \\
+           --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assembly, flags, mgrd
+from mgrd_jax.data import transforms
+from mgrd_jax.mgrd import select
+from mgrd_jax.models import audio_lm
+from mgrd_jax.rewards import combine
+from mgrd_jax.rollout import collect
+from mgrd_jax.train import checkpoint, metrics, optim, steps
+from mgrd_jax.types import Scored
+
+
+def selected(context, params, examples, *, config, workdir) -> list:
+  """Questions of medium difficulty: `lo` to `hi` right of 8 (paper 4.3).
+
+  Writes hits.json; an interrupted run reads it back.
+  """
+  path = workdir / "hits.json"
+  if path.exists():
+    hits = json.loads(path.read_text())
+  else:
+    key = jax.random.fold_in(jax.random.key(config.seed), 7 * config.stage)
+    probe = config.copy_and_resolve_references()
+    probe.samples, probe.temperature = config.select_samples, 1.0
+    hits = {}
+    groups: dict[bool, list] = {}
+    for e in examples:
+      groups.setdefault(bool(e.audio), []).append(e)
+    for group in groups.values():
+      drawn = mgrd.sample(
+        context, params, group, config=probe, key=key, hint=False
+      )
+      for e, one in zip(group, drawn, strict=True):
+        hits[e.id] = sum(mgrd.score(e, s, t)["acc"] for s, t in one)
+    assembly.write_json(path, hits)
+  lo, hi = config.band
+  return [e for e in examples if select.band(int(hits[e.id]), lo, hi)]
+
+
+class Sampler:
+  """Rolls out one modality's prompts in one shape, and scores them."""
+
+  def __init__(self, context, examples, config):
+    self.context, self.examples, self.config = context, examples, config
+    self.items = [assembly.prompt_item(context, e) for e in examples]
+    self.shape = transforms.shape_of(
+      self.items, width=context.model.encoder.width
+    )
+
+  def batch_for(self, step: int, count: int) -> list[int]:
+    """Indices of the step's prompts: epochs of a seeded shuffle."""
+    n = len(self.examples)
+    picked = []
+    for at in range(step * count, (step + 1) * count):
+      rng = np.random.default_rng((self.config.seed, at // n))
+      picked.append(int(rng.permutation(n)[at % n]))
+    return picked
+
+  def rollout(self, params, step: int, count: int, key):
+    """(Scored, texts, parts) of `count` prompts x samples."""
+    c = self.config
+    at = self.batch_for(step, count)
+    items = [self.items[i] for i in at]
+    generate = assembly.generator(
+      self.context,
+      params,
+      jax.random.fold_in(key, step),
+      samples=c.samples,
+      max_new=c.max_new,
+      temperature=c.temperature,
+    )
+    groups = collect.run(
+      items,
+      generate,
+      lambda part: transforms.collate(part, self.shape),
+      rows=count,
+      samples=c.samples,
+    )
+    rows = [i for i in range(count) for _ in range(c.samples)]
+    drawn = [s for group in groups for s in group]
+    prompts = transforms.collate([items[i] for i in rows], self.shape)
+    lengths = np.array([len(items[i].row.tokens) for i in rows])
+    ids = np.array([at[i] for i in rows])
+    rollout = collect.pack(
+      prompts, lengths, drawn, ids, time=self.shape.time + c.max_new
+    )
+    texts = [assembly.decoded(self.context, s) for s in drawn]
+    return self._score(rollout, drawn, texts, ids)
+
+  def _score(self, rollout, drawn, texts, ids):
+    examples = [self.examples[i] for i in ids]
+    parts = combine.stack(
+      [
+        combine.score_response(
+          text.split("<|EOT|>")[0],
+          s.stopped,
+          gold=e.answer,
+          answer_type=e.answer_type,
+          options=e.options,
+          has_audio=bool(e.audio),
+          format_weight=self.config.format_reward,
+        )
+        for e, s, text in zip(examples, drawn, texts, strict=True)
+      ]
+    )
+    scored = Scored(
+      rollout,
+      parts["acc"],
+      parts["present"],
+      parts["scorable"] > 0,
+      np.array([bool(e.audio) for e in examples]),
+      parts["reward"],
+    )
+    return scored, texts, parts
+
+
+def _rollout_metrics(scored, parts) -> dict[str, float]:
+  length = np.asarray(scored.rollout.response_len_B)
+  return {
+    "rollout/acc": float(parts["acc"].mean()),
+    "rollout/reward": float(parts["reward"].mean()),
+    "rollout/think_present": float(parts["present"].mean()),
+    "rollout/stopped": float(parts["stopped"].mean()),
+    "rollout/length/mean": float(length.mean()),
+    "rollout/length/p90": float(np.quantile(length, 0.9)),
+    "rollout/unscorable": float(1 - parts["scorable"].mean()),
+  }
+
+
+def _programs(context, config):
+  """(txs, jitted functions) of actor and critic."""
+  hp = steps.PPO(**config.ppo)
+  values = functools.partial(audio_lm.values, config=context.model)
+  apply = functools.partial(audio_lm.apply, config=context.model)
+  ban_V = assembly.ban_vector(context)
+  actor_tx = optim.adamw(**config.actor, steps=config.steps, final=1.0)
+  critic_tx = optim.adamw(**config.critic, steps=config.steps, final=1.0)
+  frozen = functools.partial(steps.advantages, values=values, hp=hp)
+  policy = functools.partial(
+    steps.policy_step, apply=apply, tx=actor_tx, hp=hp, ban_V=ban_V
+  )
+  critic = functools.partial(
+    steps.critic_step, values=values, tx=critic_tx, hp=hp
+  )
+  return {
+    "actor_tx": actor_tx,
+    "critic_tx": critic_tx,
+    "advantages": jax.jit(frozen),
+    "policy": jax.jit(policy, donate_argnums=0),
+    "warm": jax.jit(functools.partial(critic, clip=None), donate_argnums=0),
+    "critic": jax.jit(
+      functools.partial(critic, clip=hp.value_clip), donate_argnums=0
+    ),
+  }
+
+
+def _ppo_step(state, scored, programs, *, config, step):
+  """Critic and actor over one batch of rollouts."""
+  actor, critic = state
+  frozen, measured = programs["advantages"](critic.params, scored)
+  warming = step < config.warmup
+  regress = programs["warm" if warming else "critic"]
+  for _ in range(config.critic_updates):
+    critic, more = regress(critic, scored.rollout, frozen)
+    measured |= more
+  if not warming:
+    actor, more = programs["policy"](actor, scored.rollout, frozen)
+    measured |= more
+  return (actor, critic), measured
+
+
+def _train(context, params, sampler, *, config, workdir):
+  """The PPO loop; resumes from its newest checkpoint."""
+  programs = _programs(context, config)
+  trained = {k: v for k, v in params.items() if k != "encoder"}
+  head = audio_lm.init_value_head(context.model.decoder.width, 0.5)
+  copy = functools.partial(jax.tree.map, jnp.array)
+  state = (
+    steps.init_state(copy(trained), programs["actor_tx"]),
+    steps.init_state(copy({**trained, "value": head}), programs["critic_tx"]),
+  )
+  start, found = checkpoint.restore_latest(workdir, state)
+  state = found or state
+  log = metrics.Log(workdir / "metrics.jsonl", start=start)
+  key = jax.random.key(config.seed + 31 * config.stage)
+  with assembly.bar(workdir.name) as update:
+    for step in range(start, config.steps):
+      scored, _, parts = sampler.rollout(
+        state[0].params, step, config.prompts, key
+      )
+      measured = _rollout_metrics(scored, parts)
+      if step == 0:
+        # The critic starts at the first batch's mean reward (rl.md 6.5).
+        bias = jnp.asarray(float(parts["reward"].mean()))
+        value = state[1].params["value"] | {"bias": bias}
+        critic_params = state[1].params | {"value": value}
+        fresh = steps.init_state(critic_params, programs["critic_tx"])
+        state = (state[0], fresh)
+      state, more = _ppo_step(
+        state, scored, programs, config=config, step=step
+      )
+      measured |= metrics.to_floats(more)
+      log.write(step, measured)
+      update(step + 1, config.steps, f"reward {measured['rollout/reward']:.2f}")
+      last = step + 1 == config.steps
+      if (step + 1) % config.save_every == 0 and not last:
+        checkpoint.save_step(workdir, step + 1, state)
+  return state[0].params
+
+
+def run(config, workdir, context=None) -> dict:
+  """Selection and PPO from config.init; writes `workdir/params`."""
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  # Mesh, data, model.
+  context = context or assembly.load(config, workdir)
+  params = assembly.restore(config.init)
+  if not context.enc:
+    assembly.encode_clips(context, params["encoder"])
+  if config.modality == "audio":
+    examples = mgrd.questions(context, config)
+  else:
+    told = [e for e in context.split("train") if not e.audio]
+    told = [e for e in told if e.source in config.sources]
+    rng = np.random.default_rng((config.seed, config.stage))
+    order = rng.permutation(len(told))[: config.questions]
+    examples = [told[i] for i in order]
+  # Selection by pass@8.
+  chosen = selected(context, params, examples, config=config, workdir=workdir)
+  result = {"questions": len(examples), "selected": len(chosen)}
+  if len(chosen) < config.min_selected:
+    print(
+      f"{workdir.name}: {len(chosen)} of {len(examples)} questions are of "
+      f"medium difficulty, under {config.min_selected}: no PPO step is taken"
+    )
+    trained = {k: v for k, v in params.items() if k != "encoder"}
+  else:
+    # Loop.
+    sampler = Sampler(context, chosen, config)
+    trained = _train(context, params, sampler, config=config, workdir=workdir)
+  saved = {**trained, "encoder": params["encoder"]}
+  checkpoint.save(workdir / "params", saved)
+  return result
+
+
+if __name__ == "__main__":
+  flags.main(run)
