@@ -17,8 +17,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.save_every = 4 if smoke else 150
   config.short_frames = 252
   config.batch_frames = 8000
-  config.ctc_weight = 0.25
-  config.weights = ConfigDict(dict(voice=0.5, music=0.3, events=0.2, own=0.3))
+  config.ctc_weight = 1.0
+  config.weights = ConfigDict(
+    dict(voice=0.4, spoken=0.2, music=0.25, events=0.12, order=0.03, own=0.3)
+  )
   config.optim = ConfigDict(dict(lr=3e-3, warmup=30, weight_decay=0.01))
   return config
 

@@ -16,8 +16,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 1
   config.steps = 6 if smoke else 450
   config.save_every = 4 if smoke else 150
-  config.audio_rows = 8 if smoke else 64
-  config.text_rows = 8 if smoke else 48
+  config.audio_rows = 8 if smoke else 48
+  config.text_rows = 8 if smoke else 20
   config.weights = ConfigDict(
     dict(
       # Audio: perception first, label questions on part of the clips.
@@ -36,6 +36,12 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       rule=0.2,
       sums=0.08,
       logic=0.08,
+      # The same beside a clip that has nothing to do with the text.
+      words_heard=0.25,
+      describe_heard=0.12,
+      rule_heard=0.1,
+      sums_heard=0.04,
+      logic_heard=0.04,
     )
   )
   config.optim = ConfigDict(dict(lr=2e-3, warmup=30, weight_decay=0.01))

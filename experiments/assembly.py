@@ -14,13 +14,14 @@ import time
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich import progress as rich_progress
 
 from mgrd_jax import sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
-from mgrd_jax.data import schema, sources, synthetic, text_tasks, transforms
+from mgrd_jax.data import schema, sources, synthetic, transforms
 from mgrd_jax.data.schema import Example
 from mgrd_jax.grounding import controls
 from mgrd_jax.models import audio_lm
@@ -85,6 +86,7 @@ class Context:
   enc: dict
   facts: dict
   skipped: list
+  items: dict = dataclasses.field(default_factory=dict)
 
   def split(self, *names: str) -> list[Example]:
     return [e for e in self.examples if e.split in names]
@@ -245,6 +247,7 @@ def encode_clips(context: Context, encoder_params) -> None:
     clips[f"silent/{ref}"] = clips_lib.Clip(mel_RM, clip.samples)
   with bar("encode") as update:
     context.enc.clear()
+    context.items.clear()
     context.enc.update(
       clips_lib.encode(
         clips,
@@ -282,7 +285,14 @@ def prompt_item(
 
 
 def supervised_item(context: Context, example: Example) -> transforms.Item:
-  """An example with its response, for fine-tuning."""
+  """An example with its response, for fine-tuning; made once a run."""
+  key = (example.id, example.source, example.reasoning)
+  if key not in context.items:
+    context.items[key] = _supervised_item(context, example)
+  return context.items[key]
+
+
+def _supervised_item(context: Context, example: Example) -> transforms.Item:
   row = chat.supervised(
     context.tokenizer,
     example.question,
@@ -296,15 +306,22 @@ def supervised_item(context: Context, example: Example) -> transforms.Item:
   return transforms.Item(row, tuple(context.enc[r] for r in example.audio))
 
 
+BANNED = (
+  "<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>", "<audio_patch>",
+  "<unk>",
+)  # fmt: skip
+
+
 def ban_vector(context: Context):
   """ban_V of ids that must not be generated: audio marks, turn openers."""
-  names = ("<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>")
-  ids = [context.tokenizer.id(n) for n in (*names, "<audio_patch>", "<unk>")]
+  ids = [context.tokenizer.id(name) for name in BANNED]
   return sampling.ban(context.tokenizer.vocab_size, ids)
 
 
 @functools.lru_cache(maxsize=64)
-def _generate_program(model, vocab, stop_id, ban, samples, max_new, temperature):
+def _generate_program(
+  model, vocab, stop_id, ban, samples, max_new, temperature
+):
   ban_V = sampling.ban(vocab, ban)
   return jax.jit(
     functools.partial(
@@ -322,8 +339,7 @@ def _generate_program(model, vocab, stop_id, ban, samples, max_new, temperature)
 
 def generator(context: Context, params, key, *, samples, max_new, temperature):
   """(batch, request_B) -> samples on the host, for rollout.collect.run."""
-  names = ("<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>")
-  ids = tuple(context.tokenizer.id(n) for n in (*names, "<audio_patch>", "<unk>"))
+  ids = tuple(context.tokenizer.id(name) for name in BANNED)
   program = _generate_program(
     context.model,
     context.tokenizer.vocab_size,
@@ -356,4 +372,7 @@ def restore(init) -> dict:
   """
   if not init:
     raise ValueError("config.init is empty; give the folder of a stage")
-  return checkpoint.restore(pathlib.Path(init) / "params")
+  params = checkpoint.restore(pathlib.Path(init) / "params")
+  # What is read is pinned to a device.  Beside fresh optimiser state that is
+  # not, a step's first call would differ from its second: two compilations.
+  return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)

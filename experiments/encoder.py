@@ -16,37 +16,39 @@ from mgrd_jax.models import audio_lm, recognition
 from mgrd_jax.train import checkpoint, loop, optim, steps
 
 FAMILY = {"sums": "voice", "logic": "voice", "order": "events"}
+SPOKEN = {"sums": "spoken", "logic": "spoken"}
 
 
-def targets(examples) -> dict[str, tuple[dict, str]]:
-  """What is known of each training clip: ref -> (attributes, words).
+def targets(examples) -> dict[str, tuple[dict, str, str]]:
+  """What is known of each training clip: ref -> (attributes, words, family).
 
   Clips of a manifest teach their transcript, and their answers to choice
   questions as attributes.
   """
-  found: dict[str, tuple[dict, str]] = {}
+  found: dict[str, tuple[dict, str, str]] = {}
   for e in examples:
-    if e.split != "train" or len(e.audio) != 1:
+    if e.split != "train" or len(e.audio) != 1 or e.meta.get("background"):
       continue
-    attributes, words = found.setdefault(e.audio[0], ({}, e.transcript or ""))
+    family = SPOKEN.get(e.meta["family"], e.meta["family"])
+    start = ({}, e.transcript or "", family)
+    attributes, _, family = found.setdefault(e.audio[0], start)
     if e.meta.get("own"):
       if e.answer_type == "choice":
         attributes[f"own.{e.question}"] = e.answer
     else:
-      family = FAMILY.get(e.meta["family"], e.meta["family"])
+      kind = FAMILY.get(e.meta["family"], e.meta["family"])
       for name, value in e.meta.get("facts", {}).items():
-        if not (e.meta["family"] == "order" and name != "count"):
-          attributes[f"{family}.{name}"] = value
+        attributes[f"{kind}.{name}"] = value
       if e.source == "transcript":
-        found[e.audio[0]] = (attributes, e.answer)
+        found[e.audio[0]] = (attributes, e.answer, family)
   return found
 
 
 def vocabulary(found) -> tuple[dict, dict]:
   """({word: id from 1}, {attribute: {value: index}}), sorted."""
-  words = sorted({w for _, text in found.values() for w in text.split()})
+  words = sorted({w for _, text, _ in found.values() for w in text.split()})
   values: dict[str, set] = {}
-  for attributes, _ in found.values():
+  for attributes, _, _ in found.values():
     for name, value in attributes.items():
       values.setdefault(name, set()).add(value)
   classes = {
@@ -74,7 +76,7 @@ def jitter(element: dict, rng: np.random.Generator) -> dict:
 
 def _elements(context, found, word_ids, classes, max_words):
   names = list(classes)
-  for ref, (attributes, words) in sorted(found.items()):
+  for ref, (attributes, words, family) in sorted(found.items()):
     label_N = np.full(len(names), -1, np.int32)
     for name, value in attributes.items():
       label_N[names.index(name)] = classes[name][value]
@@ -86,9 +88,7 @@ def _elements(context, found, word_ids, classes, max_words):
       "words_T": np.pad(ids, (0, max_words - len(ids))).astype(np.int32),
       "label_N": label_N,
       "own": ref.split(":")[0] != "0",
-      "family": "own"
-      if ref.split(":")[0] != "0"
-      else next(iter(attributes), "voice.").split(".")[0],
+      "family": "own" if ref.split(":")[0] != "0" else family,
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from absl import app
 from absl import flags as absl_flags
+from absl import logging
 from ml_collections import config_flags
 
 FLAGS = absl_flags.FLAGS
@@ -24,6 +25,7 @@ def main(run: Callable, finish: Callable = print) -> None:
   absl_flags.mark_flags_as_required(["config", "workdir"])
 
   def start(argv):
+    logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
       raise SystemExit(f"unexpected argument {argv[1]!r}; flags begin with --")
     config, workdir = config_flag.value, pathlib.Path(workdir_flag.value)

@@ -82,14 +82,13 @@ def responses(context, examples, groups, rng, others: int = 8):
       )
 
 
-def distil(context, params, *, config, workdir, grounding=True):
-  """Samples the pool and filters it: Outcome; writes kept and rejects."""
+def distil(context, params, *, config) -> list[filters.Response]:
+  """Samples the pool K times with the elicitation hint."""
   pool = questions(context, config)
   key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
   groups = sample(context, params, pool, config=config, key=key, hint=True)
   rng = np.random.default_rng((config.seed, config.stage))
-  found = list(responses(context, pool, groups, rng))
-  return found
+  return list(responses(context, pool, groups, rng))
 
 
 def filtered(found, *, config, workdir, grounding: bool):
@@ -114,7 +113,8 @@ def questions(context, config) -> list:
   """The pool: built-in questions set aside for it, and the user's own."""
   own = [e for e in context.split("train") if e.meta.get("own")]
   pool = [e for e in context.split("pool") if e.audio]
-  return own + pool[: config.questions]
+  order = np.random.default_rng(config.seed).permutation(len(pool))
+  return own + [pool[i] for i in order[: config.questions]]
 
 
 def run(config, workdir, context=None) -> dict:
@@ -131,7 +131,7 @@ def run(config, workdir, context=None) -> dict:
     kept, _ = schema.read_manifest(kept_path, check_files=False)
     funnel = json.loads((workdir / "funnel.json").read_text())
   else:
-    found = distil(context, params, config=config, workdir=workdir)
+    found = distil(context, params, config=config)
     outcome = filtered(
       found, config=config, workdir=workdir, grounding=config.grounding
     )

@@ -206,7 +206,7 @@ def _train(context, params, sampler, *, config, workdir):
       measured = _rollout_metrics(scored, parts)
       if step == 0:
         # The critic starts at the first batch's mean reward (rl.md 6.5).
-        bias = jnp.asarray(float(parts["reward"].mean()))
+        bias = jnp.float32(parts["reward"].mean())
         value = state[1].params["value"] | {"bias": bias}
         critic_params = state[1].params | {"value": value}
         fresh = steps.init_state(critic_params, programs["critic_tx"])

@@ -19,37 +19,44 @@ from mgrd_jax.models import audio_lm
 from mgrd_jax.train import checkpoint, loop, optim, steps
 
 
+def buckets(examples, items, config) -> list[tuple[list, int]]:
+  """Rows grouped by length, with the rows a step of each: [(pairs, rows)].
+
+  One clip short, one clip long, several clips, text only.
+  """
+  pairs = list(zip(examples, items, strict=True))
+  one = [p for p in pairs if len(p[1].enc) == 1]
+  many = [p for p in pairs if len(p[1].enc) > 1]
+  text = [p for p in pairs if not p[1].enc]
+  cut = np.quantile([len(i.row.tokens) for _, i in one], 0.7) if one else 0
+  short = [p for p in one if len(p[1].row.tokens) <= cut]
+  long = [p for p in one if len(p[1].row.tokens) > cut]
+  return [
+    (short, round(0.65 * config.audio_rows)),
+    (long, round(0.3 * config.audio_rows)),
+    (many, max(1, round(0.05 * config.audio_rows))),
+    (text, config.text_rows),
+  ]
+
+
 def streams(context, config, extra=()):
-  """step -> tuple of batches: audio rows in two lengths, and text rows.
+  """step -> tuple of batches, one a bucket.
 
   `extra` are Examples beside the context's own (kept chains).
   """
   examples = [*context.split("train"), *extra]
-  heard = [e for e in examples if e.audio]
-  told = [e for e in examples if not e.audio]
-  groups = []
-  if heard:
-    items = [assembly.supervised_item(context, e) for e in heard]
-    length = np.array([len(i.row.tokens) for i in items])
-    cut = np.quantile(length, 0.7)
-    groups += [
-      (
-        [(e, i) for e, i, n in zip(heard, items, length, strict=True) if k(n)],
-        round(share * config.audio_rows),
-      )
-      for k, share in ((lambda n: n <= cut, 0.7), (lambda n: n > cut, 0.3))
-    ]
-  items = [assembly.supervised_item(context, e) for e in told]
-  groups.append((list(zip(told, items, strict=True)), config.text_rows))
+  items = [assembly.supervised_item(context, e) for e in examples]
   found = []
-  for number, (pairs, rows) in enumerate(groups):
-    if not pairs or not rows:
-      continue
+  for number, (pairs, rows) in enumerate(buckets(examples, items, config)):
     parts: dict[str, list] = {}
     for example, item in pairs:
-      parts.setdefault(example.source, []).append(item)
+      if config.weights.get(example.source, 0) > 0:
+        parts.setdefault(example.source, []).append(item)
+    if not parts:
+      continue
     shape = transforms.shape_of(
-      [i for _, i in pairs], width=context.model.encoder.width
+      [i for part in parts.values() for i in part],
+      width=context.model.encoder.width,
     )
     found.append(
       loader.mixture(

@@ -1,8 +1,96 @@
 """Eight fake devices on a CPU, set before anything imports jax."""
 
+import contextlib
+import dataclasses
 import os
+import pathlib
+import sys
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8"
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@dataclasses.dataclass
+class Recipe:
+  """A smoke run of the whole recipe.
+
+  Attributes:
+    workdir: where it lies.
+    config: its ConfigDict: configs/pipeline.py:smoke,rounds=1, and
+      `overrides`, by name.
+    options: jax settings that compile in a hurry, and only once.
+    report: what `run` returned.
+  """
+
+  workdir: pathlib.Path
+  config: object
+  overrides: dict
+  options: dict
+  report: dict = dataclasses.field(default_factory=dict)
+
+  @contextlib.contextmanager
+  def programs(self):
+    """Inside, this process compiles as the recipe was compiled."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    for name, value in self.options.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    # jax's own values again.
+    for name, value in zip(self.options, (None, 1.0, False), strict=True):
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  @property
+  def environment(self) -> dict[str, str]:
+    """For another process: the same programs, from the same cache."""
+    options = {n.upper(): str(value) for n, value in self.options.items()}
+    return dict(os.environ) | options | {"PYTHONPATH": str(ROOT)}
+
+  def command(self, workdir, **changes) -> list[str]:
+    """The recipe's own command line."""
+    values = self.overrides | changes
+    return [
+      sys.executable,
+      "-m",
+      "experiments.pipeline",
+      "--config=configs/pipeline.py:smoke,rounds=1",
+      f"--workdir={workdir}",
+      *(f"--config.{name}={value}" for name, value in values.items()),
+    ]
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Recipe:
+  """Runs the whole recipe, once for all tests that look at it."""
+  from configs import pipeline as pipeline_config
+  from experiments import flags, pipeline
+
+  root = tmp_path_factory.mktemp("recipe")
+  overrides = {
+    "data.cache": str(root / "run" / "cache"),
+    # A model of ten steps is right about nothing: PPO takes every question.
+    "audio_rlvr.band": (0, 4),
+    # Room to be killed in.
+    "cold_start.steps": 12,
+  }
+  config = pipeline_config.get_config("smoke,rounds=1")
+  config.update_from_flattened_dict(overrides)
+  options = {
+    "jax_compilation_cache_dir": str(root / "programs"),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_disable_most_optimizations": True,
+  }
+  found = Recipe(root / "run", config.lock(), overrides, options)
+  flags.save_config(config, found.workdir)
+  with found.programs():
+    found.report = pipeline.run(config, found.workdir)
+  return found

@@ -23,7 +23,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 3  # part of the cache key; a change of this file's output adds one
+FORMAT = 4  # part of the cache key; a change of this file's output adds one
 EVIDENCE = {"sums": "words", "logic": "words"}
 
 
@@ -35,6 +35,7 @@ class Sizes:
   pool: dict
   test: dict
   text: int = 4000
+  background: int = 2000
   hint_share: float = 0.8
 
 
@@ -340,6 +341,27 @@ def questions(
   return iter(out.rows)
 
 
+def with_background(told, clips, refs, seed: int) -> list[Example]:
+  """Text examples beside a clip that has nothing to do with them.
+
+  The reasoning rests on the text alone; without such rows a model that has
+  only ever thought about text does not think in whole sentences once audio
+  is in its context.  Their sources end in "_heard".
+  """
+  rng = np.random.default_rng((seed, 17))
+  train = [r for c, r in zip(clips, refs, strict=True) if c.split == "train"]
+  return [
+    dataclasses.replace(
+      e,
+      id=f"{e.id}-heard",
+      audio=(_pick(rng, train),),
+      source=f"{e.source}_heard",
+      meta=e.meta | {"background": True},
+    )
+    for e in told
+  ]
+
+
 def cache_key(sizes: Sizes, seed: int, labelled: float) -> str:
   """Names everything that the set depends on."""
   text = json.dumps([FORMAT, dataclasses.asdict(sizes), seed, labelled])
@@ -386,8 +408,9 @@ def build(
     questions(clips, refs, seconds, world, seed=seed, labelled=labelled)
   )
   for source in text_tasks.SOURCES:
-    rows += text_tasks.build(
+    told = text_tasks.build(
       world, source, sizes.text, seed=seed, hint_share=sizes.hint_share
     )
+    rows += told + with_background(told[: sizes.background], clips, refs, seed)
   schema.write_manifest(manifest, rows)
   return manifest

@@ -19,8 +19,9 @@ class Outcome:
   Attributes:
     kept: Examples with the chain as reasoning and without the elicitation.
     rejects: records {"id", "think", "reply", "reasons"}.
-    funnel: counts (sampled, correct, grounded, coherent, kept), the share
-      kept with other clips' facts, and the reasons.
+    funnel: counts (sampled, correct, grounded, coherent, kept), the reasons,
+      and of the correct chains whose evidence is the sound the share kept
+      with their own clip's facts and with another's.
   """
 
   kept: list[Example]
@@ -52,7 +53,7 @@ def distil(
   counts: collections.Counter = collections.Counter()
   reasons_count: collections.Counter = collections.Counter()
   passed: dict[str, list[filters.Response]] = {}
-  swap_kept = heard = 0
+  heard = heard_kept = swap_kept = 0
   for response in responses:
     counts["sampled"] += 1
     why = filters.reasons(response, grounding=grounding)
@@ -63,7 +64,8 @@ def distil(
     counts["grounded"] += response.acc > 0 and grounded
     counts["coherent"] += response.acc > 0 and grounded and coherent
     if response.acc and response.example.meta.get("evidence") != "words":
-      heard += not why
+      heard += 1
+      heard_kept += not why
       other = filters.reasons(swapped(response), grounding=grounding)
       swap_kept += not other
     if why:
@@ -83,8 +85,8 @@ def distil(
   funnel = {name: int(counts[name]) for name in _FUNNEL} | {
     "kept": len(kept),
     "passed": sum(map(len, passed.values())),
-    "keep_rate": heard / max(counts["correct"], 1),
-    "swap_keep_rate": swap_kept / max(counts["correct"], 1),
+    "keep_rate": heard_kept / max(heard, 1),
+    "swap_keep_rate": swap_kept / max(heard, 1),
     "reasons": dict(reasons_count.most_common()),
   }
   return Outcome(kept, rejects, funnel)

@@ -100,7 +100,9 @@ def build(texts: Iterable[str]) -> HFTokenizer:
   words: dict[str, None] = {}
   for text in texts:
     for piece, _ in pre.pre_tokenize_str(text.lower()):
-      words.setdefault(piece)
+      # Both forms of a word: inside a line and at its beginning.
+      words.setdefault(piece.strip(" "))
+      words.setdefault(" " + piece.strip(" "))
   letters = [chr(c) for c in range(32, 127)] + ["\n"]
   spaced = [" " + c for c in "0123456789"]
   pieces = dict.fromkeys(letters, -10.0) | dict.fromkeys(spaced, -1.0)

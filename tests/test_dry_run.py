@@ -1,0 +1,149 @@
+"""`--dry_run` tells what a stage would do, and touches nothing."""
+
+import dataclasses
+import importlib
+import re
+
+import numpy as np
+import pytest
+
+from experiments import dry_run
+from mgrd_jax.audio import io
+from mgrd_jax.data import schema, sources, synthetic, text_tasks
+from mgrd_jax.text import chat
+from tests.test_ask import tokenizer as built_in_tokenizer
+
+STAGES = ("encoder", "sft", "rlvr", "mgrd", "evaluate", "pipeline")
+
+
+def config_of(stage, tmp_path, arg="smoke"):
+  config = importlib.import_module(f"configs.{stage}").get_config(arg)
+  config.data.cache = str(tmp_path / "cache")
+  return config
+
+
+def shown(config, workdir, capsys):
+  dry_run.show(config, workdir)
+  return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_tells_its_plan_and_writes_nothing(
+  stage, tmp_path, capsys
+):
+  out = shown(config_of(stage, tmp_path), tmp_path / "out", capsys)
+  titles = re.findall(r"^# (\w+)", out, re.MULTILINE)
+  for title in ("config", "examples", "budget", "parameters", "memory"):
+    assert title in titles
+  assert "data.sizes.train.voice = 156\n" in out
+  assert "planned, not made yet; 437 clips" in out
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_budget_is_rows_times_columns_times_steps(tmp_path, capsys):
+  config = config_of("sft", tmp_path)
+  config.steps, config.audio_rows, config.text_rows = 7, 5, 3
+  out = shown(config, tmp_path, capsys)
+  lines = re.findall(
+    r"^stage, (\w+): (\d+) x (\d+) x (\d+) = ([\d,]+)$", out, re.MULTILINE
+  )
+  found = {
+    name: [int(n.replace(",", "")) for n in numbers]
+    for name, *numbers in lines
+  }
+  assert set(found) == {"audio", "text"}
+  for rows, columns, steps, tokens in found.values():
+    assert steps == 7 and tokens == rows * columns * steps
+  assert [found[n][0] for n in ("audio", "text")] == [5, 3]
+  # A clip of 3 s has 38 audio tokens, and two may be compared.
+  assert found["audio"][1] > 2 * 38
+
+
+def test_the_first_batch_marks_the_loss_and_counts_the_placeholders(
+  tmp_path, capsys
+):
+  out = shown(config_of("sft", tmp_path), tmp_path, capsys)
+  batch = out.split("# of a first batch")[1]
+  caption = next(l for l in batch.splitlines() if l.startswith("caption: "))
+  assert "<audio_start><audio_patch>×38<audio_end>" in caption
+  assert re.search(
+    r"assistant\\n<think>\\n\\n</think>\\n\[answer: [^\[\]]+<\|EOT\|>\]$",
+    caption,
+  )
+  rule = next(l for l in batch.splitlines() if l.startswith("rule: "))
+  # The chain is given; only its conclusion is learned.
+  assert re.search(r"<think>\\n[^\[]+\.\[ so ", rule)
+
+
+def test_a_planned_set_counts_what_would_be_built(tmp_path):
+  """Against the rows that the generator gives once clips have lengths."""
+  config = config_of("sft", tmp_path)
+  planned = dry_run.plan(config.data, config.seed)
+  sizes = synthetic.Sizes(**config.data.sizes.to_dict())
+  splits = (sizes.train, sizes.pool, sizes.test)
+  clips = sum(sum(split.values()) for split in splits)
+  assert planned.clips == clips
+  captions = [e for e in planned.examples if e.source == "caption"]
+  kinds = ("voice", "music", "events")
+  assert len(captions) == sum(sizes.train[k] for k in kinds)
+  for source in text_tasks.SOURCES:
+    told = [e for e in planned.examples if e.source == source and not e.audio]
+    assert len(told) == sizes.text
+
+
+def test_clips_that_exist_are_told_by_their_own_lengths(tmp_path, capsys):
+  """A cached set of two clips, and a manifest with one of the user's."""
+  config = config_of("sft", tmp_path)
+  sizes = synthetic.Sizes(**config.data.sizes.to_dict())
+  key = synthetic.cache_key(sizes, config.seed, config.data.labelled)
+  folder = tmp_path / "cache" / key
+  folder.mkdir(parents=True)
+  waves = [np.ones(n, np.float32) for n in (16_000, 32_000)]
+  refs = sources.write_clips(folder / "clips.arrayrecord", waves)
+  row = schema.Example(
+    id="a",
+    question="how is the pitch?",
+    answer="high",
+    answer_type="text",
+    audio=(refs[0],),
+    source="caption",
+    split="train",
+  )
+  rows = [row, dataclasses.replace(row, id="b", audio=(refs[1],))]
+  schema.write_manifest(folder / "manifest.jsonl", rows)
+  io.write_wav(tmp_path / "own.wav", waves[1])
+  own = dataclasses.replace(row, id="c", audio=("own.wav",), split="train")
+  schema.write_manifest(tmp_path / "own.jsonl", [own])
+  config.data.manifest = str(tmp_path / "own.jsonl")
+  out = shown(config, tmp_path / "out", capsys)
+  assert "in the cache; 3 clips" in out
+  assert "train: 3 (caption 2, own 1)" in out
+  batch = out.split("# of a first batch")[1]
+  for source, count in (("caption", 13), ("own", 25)):
+    line = next(l for l in batch.splitlines() if l.startswith(source))
+    assert f"<audio_patch>×{count}<audio_end>" in line
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_row_is_shown_with_runs_of_loss_in_brackets():
+  tokenizer = built_in_tokenizer()
+  row = chat.supervised(
+    tokenizer, "how is the pitch?", counts=[4], answer="high"
+  )
+  assert dry_run.shown(tokenizer, row) == (
+    "<|BOT|>human\\n<audio_start><audio_patch>×4<audio_end>how is the pitch?"
+    "<|EOT|><|BOT|>assistant\\n<think>\\n\\n</think>\\n[answer: high<|EOT|>]"
+  )
+
+
+def test_parameters_are_counted_as_they_are_made(tmp_path, capsys):
+  out = shown(config_of("evaluate", tmp_path), tmp_path, capsys)
+  parts = re.search(
+    r"adapter: ([\d,]+)\ndecoder: ([\d,]+)\nencoder: ([\d,]+)\n"
+    r"in all: ([\d,]+) \(vocabulary (\d+)\)",
+    out,
+  )
+  numbers = [int(g.replace(",", "")) for g in parts.groups()]
+  assert sum(numbers[:3]) == numbers[3]
+  # Embedding and head are 96 wide; the rest does not depend on the words.
+  assert numbers[1] - 2 * 96 * numbers[4] == 305_376

@@ -1,0 +1,236 @@
+"""The whole recipe, end to end: report, resume, refusals, single stages."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import evaluate as evaluate_config
+from configs import mgrd as mgrd_config
+from configs import rlvr as rlvr_config
+from configs import sft as sft_config
+from experiments import assembly, evaluate, mgrd, pipeline, rlvr, sft
+from mgrd_jax.eval import measures
+from mgrd_jax.models import audio_lm
+from mgrd_jax.train import checkpoint, metrics
+
+STAGES = ["cold_start", "text_rlvr", "mgrd_1_sft", "mgrd_1_ppo"]
+FOLDERS = ["00_encoder"] + [f"{n:02d}_{s}" for n, s in enumerate(STAGES, 1)]
+MODES = {"think", "direct", "silence", "swap"}
+REPORT = {
+  "seed", "config_sha", "commit", "wall_s", "peak_rss_mb", "params", "stages",
+  "funnel", "controls", "chance", "skipped",
+}  # fmt: skip
+M = {
+  "acc", "ci95", "n", "acc_conflict", "acc_heldout", "think_tokens",
+  "frac_empty_think", "frac_coherent", "claim_precision", "claim_lift",
+  "surrogate_rate", "by_source",
+}  # fmt: skip
+FUNNEL = {
+  "round", "sampled", "correct", "grounded", "coherent", "kept",
+  "swap_keep_rate",
+}  # fmt: skip
+MACHINE = ("wall_s", "peak_rss_mb")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs(recipe):
+  with recipe.programs():
+    yield
+
+
+@pytest.fixture(scope="module")
+def context(recipe, programs):
+  return assembly.load(recipe.config, recipe.workdir)
+
+
+def numbers(report):
+  """What of a report the recipe decides, not the machine."""
+  return {k: v for k, v in report.items() if k not in MACHINE}
+
+
+def params(folder):
+  return checkpoint.restore(folder / "params")
+
+
+def assert_same(one, other):
+  jax.tree.map(np.testing.assert_array_equal, params(one), params(other))
+
+
+def touched(folder):
+  return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_report_has_the_fields_that_others_read(recipe):
+  report = measures.load(recipe.workdir / "report.json")
+  assert set(report) == REPORT
+  assert [s["name"] for s in report["stages"]] == STAGES
+  for stage in report["stages"]:
+    assert set(stage) == MODES | {"name"}
+    assert set(stage["swap"]) == M | {"follow", "chance"}
+    for mode in MODES - {"swap"}:
+      assert set(stage[mode]) == M, mode
+      assert stage[mode]["ci95"][0] <= stage[mode]["acc"]
+  (funnel,) = report["funnel"]
+  assert set(funnel) >= FUNNEL
+  assert funnel["round"] == 1 and funnel["sampled"] == 24 * 4
+  controls = report["controls"]
+  assert set(controls["elicited_before_mgrd"]) == M
+  assert set(controls["mgrd_without_grounding_filter"]) == MODES
+  assert set(report["wall_s"]) == {
+    "load", "encoder", *STAGES, "evaluate", "controls",
+  }  # fmt: skip
+  assert all(s > 0 for s in report["wall_s"].values())
+  assert 0.1 < report["chance"] < 0.5 and report["peak_rss_mb"] > 100
+  assert report["params"] == sum(
+    leaf.size
+    for leaf in jax.tree.leaves(params(recipe.workdir / "stages" / FOLDERS[-1]))
+  )
+
+
+def test_what_run_returns_is_what_it_wrote(recipe):
+  written = measures.load(recipe.workdir / "report.json")
+  assert written == json.loads(json.dumps(recipe.report))
+
+
+def test_the_page_shows_its_pictures(recipe):
+  page = (recipe.workdir / "report.md").read_text()
+  for name in ("accuracy", "grounding", "training"):
+    assert f"({name}.png)" in page
+    picture = (recipe.workdir / f"{name}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+  assert all(stage in page for stage in STAGES)
+
+
+def test_every_stage_has_finite_parameters_and_moves_them(recipe):
+  last = None
+  for folder in FOLDERS:
+    found = params(recipe.workdir / "stages" / folder)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)), folder
+    if last is not None:
+      # The encoder is frozen after its own stage.
+      jax.tree.map(
+        np.testing.assert_array_equal, found["encoder"], last["encoder"]
+      )
+    # RL moves nothing here: no question is of medium difficulty for a model
+    # of ten steps, and where it must try, all rewards are equal.
+    if last is not None:
+      same = jax.tree.map(np.array_equal, found["decoder"], last["decoder"])
+      moved = not all(jax.tree.leaves(same))
+      assert moved == (not folder.endswith(("rlvr", "ppo"))), folder
+    last = found
+
+
+def test_ppo_took_its_steps_and_measured_them(recipe):
+  rows = metrics.read(recipe.workdir / "stages/04_mgrd_1_ppo/metrics.jsonl")
+  assert [r["step"] for r in rows] == [0, 1]
+  assert "train/critic/ev_seq" in rows[0]
+  assert "train/policy/entropy" in rows[1]
+
+
+def test_the_same_command_again_does_nothing(recipe):
+  before = touched(recipe.workdir / "stages")
+  again = pipeline.run(recipe.config, recipe.workdir)
+  assert touched(recipe.workdir / "stages") == before
+  assert numbers(again) == numbers(recipe.report)
+  for stage in ("encoder", *STAGES):
+    assert again["wall_s"][stage] == recipe.report["wall_s"][stage]
+
+
+def test_a_changed_config_is_refused_by_the_name_of_its_field(recipe):
+  command = recipe.command(recipe.workdir, **{"mgrd.samples": 5})
+  done = subprocess.run(
+    command, env=recipe.environment, capture_output=True, text=True
+  )
+  assert done.returncode and "mgrd.samples" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert "encoder" not in done.stderr.splitlines()[-1]
+
+
+def test_killed_inside_a_stage_it_goes_on_bitwise(recipe, tmp_path):
+  # What is there is a stage boundary; the kill is inside the next stage.
+  for name in ("tokenizer.json", "stages/00_encoder"):
+    source, target = recipe.workdir / name, tmp_path / name
+    target.parent.mkdir(exist_ok=True)
+    copy = shutil.copytree if source.is_dir() else shutil.copy
+    copy(source, target)
+  folder = tmp_path / "stages" / "01_cold_start"
+  command = recipe.command(tmp_path)
+  log = (tmp_path / "log").open("w")
+  process = subprocess.Popen(
+    command, env=recipe.environment, stdout=log, stderr=log
+  )
+  while not checkpoint.steps(folder) and process.poll() is None:
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+  assert not (folder / "params").exists()
+  done = subprocess.run(
+    command, env=recipe.environment, capture_output=True, text=True
+  )
+  assert not done.returncode, done.stderr[-2000:]
+  for name in FOLDERS:
+    assert_same(tmp_path / "stages" / name, recipe.workdir / "stages" / name)
+  rows = metrics.read(folder / "metrics.jsonl")
+  whole = metrics.read(recipe.workdir / "stages/01_cold_start/metrics.jsonl")
+  assert rows == whole
+  assert numbers(measures.load(tmp_path / "report.json")) == numbers(
+    measures.load(recipe.workdir / "report.json")
+  )
+
+
+@pytest.mark.parametrize(
+  "script, config, start, want, changes",
+  [
+    (sft, sft_config, "00_encoder", "01_cold_start", {"steps": 12}),
+    (mgrd, mgrd_config, "02_text_rlvr", "03_mgrd_1_sft", {}),
+    (rlvr, rlvr_config, "03_mgrd_1_sft", "04_mgrd_1_ppo", {"band": (0, 4)}),
+  ],
+  ids=["sft", "mgrd", "rlvr"],
+)
+def test_a_stage_alone_is_the_stage_of_the_recipe(
+  recipe, context, tmp_path, script, config, start, want, changes
+):
+  config = config.get_config("smoke")
+  config.init = str(recipe.workdir / "stages" / start)
+  config.update(changes)
+  script.run(config, tmp_path / "alone", context)
+  assert_same(tmp_path / "alone", recipe.workdir / "stages" / want)
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_recipe(
+  recipe, context, tmp_path
+):
+  config = evaluate_config.get_config("smoke")
+  config.init = str(recipe.workdir / "stages" / "01_cold_start")
+  found = evaluate.run(config, tmp_path, context)
+  want = recipe.report["stages"][0]
+  assert found == {k: v for k, v in want.items() if k != "name"}
+  lines = (tmp_path / "items.jsonl").read_text().splitlines()
+  assert {json.loads(line)["mode"] for line in lines} == MODES
+
+
+def test_an_untrained_model_is_no_better_than_chance(recipe, context):
+  fresh = audio_lm.init(jax.random.key(1), context.model)
+  if not context.enc:
+    assembly.encode_clips(context, fresh["encoder"])
+  config = evaluate_config.get_config("smoke")
+  for mode in ("think", "direct"):
+    _, items = evaluate.measure(context, fresh, config=config, mode=mode)
+    choices = [i for i in items if i["options"]]
+    chance = np.mean([i["chance"] for i in choices])
+    assert np.mean([i["acc"] for i in choices]) <= chance + 0.1
+
+
+def test_a_stage_without_a_checkpoint_to_start_from_says_so(context, tmp_path):
+  config = sft_config.get_config("smoke")
+  with pytest.raises(ValueError, match="config.init is empty"):
+    sft.run(config, tmp_path, context)
+  config.init = str(tmp_path / "nowhere")
+  with pytest.raises(ValueError, match="nowhere.*no checkpoint"):
+    sft.run(config, tmp_path, context)
