@@ -31,20 +31,20 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       own=0.25,
       chain=0.0,
       # Text.  `sums` and `logic` are shares of both modalities.
-      words=0.5,
-      describe=0.25,
-      rule=0.2,
+      words=0.3,
+      describe=0.35,
+      rule=0.3,
       sums=0.08,
       logic=0.08,
       # The same beside a clip that has nothing to do with the text.
-      words_heard=0.25,
-      describe_heard=0.12,
-      rule_heard=0.1,
+      words_heard=0.2,
+      describe_heard=0.15,
+      rule_heard=0.15,
       sums_heard=0.04,
       logic_heard=0.04,
     )
   )
-  config.optim = ConfigDict(dict(lr=2e-3, warmup=30, weight_decay=0.01))
+  config.optim = ConfigDict(dict(lr=3e-3, warmup=30, weight_decay=0.01))
   return config
 
 

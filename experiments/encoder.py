@@ -133,7 +133,7 @@ def _streams(context, config, found, word_ids, classes):
         augment=jitter,
       )
     )
-    shares.append(sum(weights.get(e["family"], 0) ** 0.5 for e in inside) / rows)
+    shares.append(len(inside) / rows)
   return streams, np.array(shares) / sum(shares)
 
 

@@ -5,9 +5,8 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from absl import app
+from absl import app, logging
 from absl import flags as absl_flags
-from absl import logging
 from ml_collections import config_flags
 
 FLAGS = absl_flags.FLAGS

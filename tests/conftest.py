@@ -75,14 +75,24 @@ def recipe(tmp_path_factory) -> Recipe:
   from experiments import flags, pipeline
 
   root = tmp_path_factory.mktemp("recipe")
+  config = pipeline_config.get_config("smoke,rounds=1")
+  optim = config.cold_start.optim
   overrides = {
     "data.cache": str(root / "run" / "cache"),
     # A model of ten steps is right about nothing: PPO takes every question.
     "audio_rlvr.band": (0, 4),
     # Room to be killed in.
     "cold_start.steps": 12,
+    # Shapes that cost little: what is said and heard does not matter here.
+    "encoder.batch_frames": 2000,
+    "encoder.short_frames": 500,
+    "evaluate.rows": 64,
+    "evaluate.max_new": 12,
+    # Both fine-tunings are then one program.
+    "mgrd.steps": 12,
+    "mgrd.optim.lr": optim.lr,
+    "mgrd.optim.warmup": optim.warmup,
   }
-  config = pipeline_config.get_config("smoke,rounds=1")
   config.update_from_flattened_dict(overrides)
   options = {
     "jax_compilation_cache_dir": str(root / "programs"),

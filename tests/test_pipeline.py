@@ -38,6 +38,18 @@ FUNNEL = {
 MACHINE = ("wall_s", "peak_rss_mb")
 
 
+def stage_config(recipe, module, name, init):
+  """A stage script's own smoke config, with what the recipe overrides."""
+  config = module.get_config("smoke")
+  for path, value in recipe.overrides.items():
+    block, _, field = path.partition(".")
+    if block == name:
+      config.update_from_flattened_dict({field: value})
+  config.data.cache = recipe.config.data.cache
+  config.init = str(recipe.workdir / "stages" / init)
+  return config
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs(recipe):
   with recipe.programs():
@@ -185,20 +197,18 @@ def test_killed_inside_a_stage_it_goes_on_bitwise(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "script, config, start, want, changes",
+  "script, module, block, start, want",
   [
-    (sft, sft_config, "00_encoder", "01_cold_start", {"steps": 12}),
-    (mgrd, mgrd_config, "02_text_rlvr", "03_mgrd_1_sft", {}),
-    (rlvr, rlvr_config, "03_mgrd_1_sft", "04_mgrd_1_ppo", {"band": (0, 4)}),
+    (sft, sft_config, "cold_start", "00_encoder", "01_cold_start"),
+    (mgrd, mgrd_config, "mgrd", "02_text_rlvr", "03_mgrd_1_sft"),
+    (rlvr, rlvr_config, "audio_rlvr", "03_mgrd_1_sft", "04_mgrd_1_ppo"),
   ],
   ids=["sft", "mgrd", "rlvr"],
 )
 def test_a_stage_alone_is_the_stage_of_the_recipe(
-  recipe, context, tmp_path, script, config, start, want, changes
+  recipe, context, tmp_path, script, module, block, start, want
 ):
-  config = config.get_config("smoke")
-  config.init = str(recipe.workdir / "stages" / start)
-  config.update(changes)
+  config = stage_config(recipe, module, block, start)
   script.run(config, tmp_path / "alone", context)
   assert_same(tmp_path / "alone", recipe.workdir / "stages" / want)
 
@@ -206,8 +216,9 @@ def test_a_stage_alone_is_the_stage_of_the_recipe(
 def test_evaluation_alone_gives_the_numbers_of_the_recipe(
   recipe, context, tmp_path
 ):
-  config = evaluate_config.get_config("smoke")
-  config.init = str(recipe.workdir / "stages" / "01_cold_start")
+  config = stage_config(
+    recipe, evaluate_config, "evaluate", "01_cold_start"
+  )
   found = evaluate.run(config, tmp_path, context)
   want = recipe.report["stages"][0]
   assert found == {k: v for k, v in want.items() if k != "name"}
@@ -219,7 +230,7 @@ def test_an_untrained_model_is_no_better_than_chance(recipe, context):
   fresh = audio_lm.init(jax.random.key(1), context.model)
   if not context.enc:
     assembly.encode_clips(context, fresh["encoder"])
-  config = evaluate_config.get_config("smoke")
+  config = stage_config(recipe, evaluate_config, "evaluate", "")
   for mode in ("think", "direct"):
     _, items = evaluate.measure(context, fresh, config=config, mode=mode)
     choices = [i for i in items if i["options"]]

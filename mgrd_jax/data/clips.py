@@ -1,6 +1,6 @@
 """Clips in memory: log-mels for the encoder, and its states afterwards.
 
-    refs --ClipStore--> wave_W --log_mel--> mel_RM (float16) --encode--> enc_AE
+    refs --Waves--> wave_W --log_mel--> mel_RM (float16) --encode--> enc_AE
 
 The encoder is frozen after its own training, so each clip is encoded once
 and every later stage reads its states.
@@ -8,13 +8,20 @@ and every later stage reads its states.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mgrd_jax.audio import features
-from mgrd_jax.data.sources import ClipStore
 
 Progress = Callable[[int, int], None]
+
+
+@runtime_checkable
+class Waves(Protocol):
+  """Where refs lead: a `sources.ClipStore`, or several under one roof."""
+
+  def wave(self, ref: str) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +62,7 @@ def _pad(rows: list[np.ndarray], count: int, length: int) -> np.ndarray:
 
 
 def load(
-  store: ClipStore,
+  store: Waves,
   refs: Sequence[str],
   log_mel: Callable,
   *,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Question(Protocol):
   """What the controls read of an example; `data.schema.Example` has it."""
 

@@ -72,13 +72,8 @@ def incoherent(response: Response) -> str | None:
   found = _CONCLUSION.search(response.think.strip())
   if not found:
     return "no conclusion"
-  example = response.example
-  agrees = answers.match(
-    response.reply,
-    found[1],
-    answer_type=example.answer_type,
-    options=example.options,
-  )
+  # Whether the conclusion is on offer, or right, is not coherence.
+  agrees = answers.match(response.reply, found[1], answer_type="text")
   return None if agrees else "reply differs from conclusion"
 
 

@@ -1,6 +1,6 @@
 """Prompts x G -> host-side samples, and samples -> Rollouts for training.
 
-    items --batches--> engine.generate --> Sample per (item, g) --pack--> Rollout
+    items --batches--> engine.generate --> Sample (item, g) --pack--> Rollout
 """
 
 import dataclasses
