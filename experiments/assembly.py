@@ -104,13 +104,7 @@ def load(config, workdir) -> Context:
     if e.split != "test"
   ]
   texts.append(f"human assistant system options: | {chat.HINT} {chat.LEAD_IN}")
-  path = pathlib.Path(workdir) / "tokenizer.json"
-  if path.exists():
-    tokenizer = tokenizer_lib.load(path)
-  else:
-    tokenizer = tokenizer_lib.build(texts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path)
+  tokenizer = _tokenizer(config, workdir, texts)
   model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
   with bar("log-mel") as update:
     clips = clips_lib.load(
@@ -120,6 +114,20 @@ def load(config, workdir) -> Context:
   return Context(
     config, mesh, tokenizer, model, examples, clips, {}, facts, skipped
   )
+
+
+def _tokenizer(config, workdir, texts) -> tokenizer_lib.HFTokenizer:
+  """The run's tokenizer: its own, that of config.init's run, or a new one."""
+  path = pathlib.Path(workdir) / "tokenizer.json"
+  for folder in pathlib.Path(config.init).parents if config.init else ():
+    if not path.exists() and (folder / "tokenizer.json").exists():
+      return tokenizer_lib.load(folder / "tokenizer.json")
+  if path.exists():
+    return tokenizer_lib.load(path)
+  tokenizer = tokenizer_lib.build(texts)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(path)
+  return tokenizer
 
 
 class _Stores:
