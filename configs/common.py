@@ -17,7 +17,12 @@ def parse_arg(arg: str, **choices) -> dict:
     if not value and name in STAGES:
       out["size"] = name
     elif value and name in choices:
-      out[name] = type(choices[name])(value)
+      try:
+        out[name] = type(choices[name])(value)
+      except ValueError:
+        raise ValueError(
+          f"config argument {name}={value!r} is not a number"
+        ) from None
     else:
       raise ValueError(
         f"config argument {part!r} is unknown; sizes {STAGES}, "

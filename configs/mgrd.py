@@ -29,7 +29,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     dict(
       chain=0.6, label=0.1, caption=0.12, transcript=0.05, attribute=0.05,
       words=0.15, describe=0.45, rule=0.25, own=0.1,
-      words_heard=0.03, describe_heard=0.1, rule_heard=0.1,
+      words_heard=0.03, rule_heard=0.15,
     )
   )
   config.optim = ConfigDict(dict(lr=1e-3, warmup=10, weight_decay=0.01))

@@ -14,6 +14,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   choice = common.parse_arg(
     arg, modality="audio", format_reward=0.2, gamma=1.0
   )
+  if choice["modality"] not in ("audio", "text"):
+    raise ValueError(
+      f"modality {choice['modality']!r} is unknown; have 'audio', 'text'"
+    )
   smoke = choice["size"] == "smoke"
   config = common.base(choice["size"])
   config.stage = 4 if choice["modality"] == "audio" else 2
@@ -27,7 +31,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.samples = 4 if smoke else 16
   config.select_samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
-  config.band = (1, 3) if smoke else (3, 6)
+  config.band = (0, 4) if smoke else (3, 6)
   config.min_selected = 2 if smoke else 8
   config.max_new = 32 if smoke else 48
   config.temperature = 1.0

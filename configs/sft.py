@@ -37,8 +37,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       sums=0.08,
       logic=0.08,
       # The same beside a clip that has nothing to do with the text.
-      words_heard=0.2,
-      describe_heard=0.15,
+      words_heard=0.25,
+      describe_heard=0.0,
       rule_heard=0.15,
       sums_heard=0.04,
       logic_heard=0.04,
