@@ -16,12 +16,13 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 3
   config.steps = 4 if smoke else 150
   config.save_every = 3 if smoke else 75
-  config.questions = 24 if smoke else 1000
+  config.questions = 24 if smoke else 900
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
   config.max_new = 32 if smoke else 48
   config.temperature = 1.0
   config.per_question = 2
+  config.sampled = ""
   config.grounding = True
   # Kept chains beside replay; chains over the words of a label question are
   # what MGRD replaces, so `words` text is replayed the least.
@@ -29,7 +30,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     dict(
       chain=0.6, label=0.1, caption=0.12, transcript=0.05, attribute=0.05,
       words=0.15, describe=0.45, rule=0.25, own=0.1,
-      words_heard=0.03, rule_heard=0.15,
+      both=0.1, both_heard=0.05, words_heard=0.03, rule_heard=0.15,
     )
   )
   config.optim = ConfigDict(dict(lr=1e-3, warmup=10, weight_decay=0.01))

@@ -31,14 +31,15 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       own=0.25,
       chain=0.0,
       # Text.  `sums` and `logic` are shares of both modalities.
-      words=0.3,
+      words=0.25,
       describe=0.35,
       rule=0.3,
+      both=0.2,
       sums=0.08,
       logic=0.08,
       # The same beside a clip that has nothing to do with the text.
-      words_heard=0.25,
-      describe_heard=0.0,
+      words_heard=0.12,
+      both_heard=0.15,
       rule_heard=0.15,
       sums_heard=0.04,
       logic_heard=0.04,

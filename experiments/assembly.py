@@ -63,6 +63,15 @@ def write_json(path, value) -> None:
   part.replace(path)
 
 
+def write_lines(path, rows) -> None:
+  """Writes jsonl whole or not at all."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f".{path.name}.part")
+  part.write_text("".join(json.dumps(r, default=str) + "\n" for r in rows))
+  part.replace(path)
+
+
 def fingerprint(config) -> str:
   """Short hash of a resolved config."""
   text = json.dumps(config.to_dict(), sort_keys=True, default=str)

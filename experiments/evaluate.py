@@ -7,7 +7,6 @@ COMMAND: python -m experiments.evaluate --config=configs/evaluate.py:tiny \\
 """
 
 import functools
-import json
 import pathlib
 
 import jax
@@ -130,7 +129,7 @@ def run(config, workdir, context=None, params=None) -> dict:
   found, lines = {}, []
   for mode in MODES:
     found[mode], items = measure(context, params, config=config, mode=mode)
-    lines += [json.dumps({"mode": mode} | i, default=str) for i in items]
+    lines += [{"mode": mode} | i for i in items]
     if mode == "think":
       right = {i["id"] for i in items if i["acc"]}
     if mode == "swap":
@@ -138,8 +137,7 @@ def run(config, workdir, context=None, params=None) -> dict:
       follow = [i["follow"] for i in items if i["id"] in right]
       found[mode]["follow"] = float(np.mean(follow)) if follow else None
       found[mode]["chance"] = float(np.mean([i["chance"] for i in items]))
-  workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / "items.jsonl").write_text("\n".join(lines) + "\n")
+  assembly.write_lines(workdir / "items.jsonl", lines)
   assembly.write_json(workdir / "metrics.json", found)
   return found
 

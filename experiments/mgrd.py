@@ -48,11 +48,11 @@ def sample(context, params, examples, *, config, key, hint: bool):
   ]
 
 
-def score(example, sample, text: str) -> dict:
+def score(example, stopped: bool, text: str) -> dict:
   """The parts of a response's reward."""
   return combine.score_response(
     text.split("<|EOT|>")[0],
-    sample.stopped,
+    stopped,
     gold=example.answer,
     answer_type=example.answer_type,
     options=example.options,
@@ -61,7 +61,7 @@ def score(example, sample, text: str) -> dict:
 
 
 def responses(context, examples, groups, rng, others: int = 8):
-  """Every sample as a Response, with the facts of other clips beside it."""
+  """Every (stopped, text) as a Response, other clips' facts beside it."""
   facts = [[context.facts[r] for r in e.audio] for e in examples]
   alike: dict[tuple, list[int]] = {}
   for at, e in enumerate(examples):
@@ -69,25 +69,40 @@ def responses(context, examples, groups, rng, others: int = 8):
   for at, (example, group) in enumerate(zip(examples, groups, strict=True)):
     peers = alike[example.meta.get("family"), len(example.audio)]
     picked = [facts[p] for p in rng.choice(peers, others) if p != at]
-    for one, text in group:
+    for stopped, text in group:
       parsed = filters.split(text)
       yield filters.Response(
         example,
         parsed.think,
         parsed.reply,
         parsed.closed,
-        score(example, one, text)["acc"],
+        score(example, stopped, text)["acc"],
         facts[at],
         picked,
       )
 
 
-def distil(context, params, *, config) -> list[filters.Response]:
-  """Samples the pool K times with the elicitation hint."""
+def distil(context, params, *, config, workdir) -> list[filters.Response]:
+  """Samples the pool K times with the elicitation hint.
+
+  The texts are kept in `workdir/sampled.jsonl`; `config.sampled` names such
+  a file of another run to filter instead of sampling anew.
+  """
   pool = questions(context, config)
-  key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
-  groups = sample(context, params, pool, config=config, key=key, hint=True)
+  path = pathlib.Path(config.sampled or workdir / "sampled.jsonl")
+  if not path.exists():
+    key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
+    groups = sample(context, params, pool, config=config, key=key, hint=True)
+    rows = [
+      {"id": e.id, "responses": [[one.stopped, text] for one, text in group]}
+      for e, group in zip(pool, groups, strict=True)
+    ]
+    assembly.write_lines(path, rows)
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  if [r["id"] for r in rows] != [e.id for e in pool]:
+    raise ValueError(f"{path}: holds the samples of other questions")
   rng = np.random.default_rng((config.seed, config.stage))
+  groups = [row["responses"] for row in rows]
   return list(responses(context, pool, groups, rng))
 
 
@@ -103,8 +118,7 @@ def filtered(found, *, config, workdir, grounding: bool):
   )
   workdir.mkdir(parents=True, exist_ok=True)
   schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
-  lines = "".join(json.dumps(r) + "\n" for r in outcome.rejects)
-  (workdir / "rejects.jsonl").write_text(lines)
+  assembly.write_lines(workdir / "rejects.jsonl", outcome.rejects)
   assembly.write_json(workdir / "funnel.json", outcome.funnel)
   return outcome
 
@@ -131,7 +145,7 @@ def run(config, workdir, context=None) -> dict:
     kept, _ = schema.read_manifest(kept_path, check_files=False)
     funnel = json.loads((workdir / "funnel.json").read_text())
   else:
-    found = distil(context, params, config=config)
+    found = distil(context, params, config=config, workdir=workdir)
     outcome = filtered(
       found, config=config, workdir=workdir, grounding=config.grounding
     )

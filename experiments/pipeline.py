@@ -104,13 +104,16 @@ def _controls(context, config, folders, workdir) -> dict:
   )
   path = workdir / "controls" / "elicited.json"
   if not path.exists():
+    clock = assembly.stopwatch()
     params = assembly.restore(before)
     elicited, _ = evaluate.measure(
       context, params, config=own, mode="think", hint=True
     )
-    assembly.write_json(path, elicited)
+    assembly.write_json(path, {"think": elicited, "wall_s": clock()})
+  elicited = json.loads(path.read_text())
   block = ConfigDict(config.mgrd.to_dict())
   block.grounding = False
+  block.sampled = str(folders["mgrd_1_sft"] / "sampled.jsonl")
   found = _stage(
     context,
     config,
@@ -124,9 +127,9 @@ def _controls(context, config, folders, workdir) -> dict:
   )
   print(_line(found | {"name": "no grounding"}))
   return {
-    "elicited_before_mgrd": json.loads(path.read_text()),
+    "elicited_before_mgrd": elicited["think"],
     "mgrd_without_grounding_filter": found["evaluation"],
-    "seconds": found["wall_s"] + found["evaluate_s"],
+    "seconds": elicited["wall_s"] + found["wall_s"] + found["evaluate_s"],
   }
 
 

@@ -46,7 +46,7 @@ def selected(context, params, examples, *, config, workdir) -> list:
         context, params, group, config=probe, key=key, hint=False
       )
       for e, one in zip(group, drawn, strict=True):
-        hits[e.id] = sum(mgrd.score(e, s, t)["acc"] for s, t in one)
+        hits[e.id] = sum(mgrd.score(e, s.stopped, t)["acc"] for s, t in one)
     assembly.write_json(path, hits)
   lo, hi = config.band
   return [e for e in examples if select.band(int(hits[e.id]), lo, hi)]

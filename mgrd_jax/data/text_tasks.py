@@ -3,6 +3,7 @@
     words     "the speaker says: ..." -> chain over the words      (surrogate)
     describe  "a clip with high pitch, ..." -> chain over attributes
     rule      chain given, only its conclusion is learned
+    both      words and description at odds: the hint says which to follow
     sums, logic   questions whose words are the evidence
 
 Chains end in "so X"; X is the answer.
@@ -13,7 +14,7 @@ import numpy as np
 from mgrd_jax.data import lexicon
 from mgrd_jax.data.schema import Example
 
-SOURCES = ("words", "describe", "rule", "sums", "logic")
+SOURCES = ("words", "describe", "rule", "sums", "logic", "both")
 
 
 def choose(rng, gold: str, others, count: int) -> tuple[str, ...]:
@@ -67,14 +68,19 @@ def logic_question(rng) -> tuple[str, str, str]:
   )
 
 
-def _words(rng, world) -> Example:
+def _suggestive(rng) -> tuple[lexicon.Family, str, str]:
+  """(family, words that point to a label, the label)."""
   family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.6, 0.25, 0.15))]
   label = family.labels[rng.integers(len(family.labels))]
   if family is lexicon.VOICE:
     pool = lexicon.phrases(label, "train")
   else:
     pool = lexicon.TITLES[label].split("|")
-  said = pool[rng.integers(len(pool))]
+  return family, pool[rng.integers(len(pool))], label
+
+
+def _words(rng, world) -> Example:
+  family, said, label = _suggestive(rng)
   return Example(
     id="",
     question=f"{family.surrogate}: {said}. {family.question}",
@@ -84,6 +90,34 @@ def _words(rng, world) -> Example:
     reasoning=f"{family.surrogate} {said}. that means {label}. so {label}",
     source="words",
     meta={"family": family.name},
+  )
+
+
+def _both(rng, world) -> Example:
+  """Words and a description: with the hint the chain describes the sound."""
+  family, said, suggested = _suggestive(rng)
+  facts = random_facts(rng, family)
+  label = world.label(family, facts)
+  chain = lexicon.describe(family, facts)
+  hint = bool(rng.random() < 0.5)
+  answer, other = (label, suggested) if hint else (suggested, label)
+  options = choose(rng, answer, (other,), 2)
+  rest = [o for o in family.labels if o not in options]
+  order = rng.permutation(len(rest))[: 4 - len(options)]
+  options += tuple(rest[i] for i in order)
+  words = f"{family.surrogate} {said}. that means {suggested}"
+  texts = [f"{family.surrogate}: {said}.", f"a clip with {chain}."]
+  if rng.random() < 0.5:
+    texts.reverse()
+  return Example(
+    id="",
+    question=f"{' '.join(texts)} {family.question}",
+    options=tuple(options[i] for i in rng.permutation(len(options))),
+    answer=answer,
+    answer_type="choice",
+    reasoning=f"{chain if hint else words}. so {answer}",
+    source="both",
+    meta={"family": family.name} | ({"hint": True} if hint else {}),
   )
 
 
@@ -203,12 +237,14 @@ def build(
       row = _describe(rng, world)
     elif source == "rule":
       row = _rule(rng, world)
+    elif source == "both":
+      row = _both(rng, world)
     else:
       row = _spoken(rng, source)
     meta = dict(row.meta)
     if source in ("describe", "rule") and rng.random() < hint_share:
       meta["hint"] = True
-    direct = source != "rule" and rng.random() < 0.2
+    direct = source not in ("rule", "both") and rng.random() < 0.2
     fields = {k: getattr(row, k) for k in row.__dataclass_fields__}
     fields |= {
       "id": f"{source}-{index:05d}",
