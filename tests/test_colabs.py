@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import shutil
 
 import nbclient
 import nbformat
@@ -37,12 +38,17 @@ def test_a_notebook_is_short_has_no_logic_and_no_outputs(path):
   assert not any(c.get("outputs") for c in notebook.cells)
 
 
-def test_the_quickstart_trains_plots_plays_and_judges(recipe, monkeypatch):
-  # The recipe is finished in its folder, so the notebook reads its results.
+def test_the_quickstart_trains_plots_plays_and_judges(
+  recipe, monkeypatch, tmp_path
+):
+  # The recipe is finished, so the notebook reads its results; a copy, because
+  # it writes a report of its own.
+  workdir = tmp_path / "run"
+  shutil.copytree(recipe.workdir, workdir)
   for name, value in recipe.environment.items():
     monkeypatch.setenv(name, value)
   monkeypatch.setenv("MGRD_COLAB_SIZE", "smoke")
-  monkeypatch.setenv("MGRD_COLAB_WORKDIR", str(recipe.workdir))
+  monkeypatch.setenv("MGRD_COLAB_WORKDIR", str(workdir))
   notebook = read(COLABS / "quickstart.ipynb")
   nbclient.NotebookClient(
     notebook,

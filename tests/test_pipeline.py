@@ -129,12 +129,11 @@ def test_every_stage_has_finite_parameters_and_moves_them(recipe):
       jax.tree.map(
         np.testing.assert_array_equal, found["encoder"], last["encoder"]
       )
-    # RL moves nothing here: no question is of medium difficulty for a model
-    # of ten steps, and where it must try, all rewards are equal.
-    if last is not None:
+    # RL may move nothing here: for a model of ten steps all rewards of a
+    # batch can be equal.
+    if last is not None and not folder.endswith(("rlvr", "ppo")):
       same = jax.tree.map(np.array_equal, found["decoder"], last["decoder"])
-      moved = not all(jax.tree.leaves(same))
-      assert moved == (not folder.endswith(("rlvr", "ppo"))), folder
+      assert not all(jax.tree.leaves(same)), folder
     last = found
 
 

@@ -51,7 +51,7 @@ def test_rows_depend_on_the_seed_alone(source):
 @each_source
 def test_a_fifth_has_no_reasoning_but_conclusions_always_have(source):
   share = np.mean([row.reasoning is None for row in ROWS[source]])
-  if source == "rule":
+  if source in ("rule", "both"):
     assert share == 0
   else:
     # Four standard deviations of 400 draws.
@@ -65,6 +65,12 @@ def test_hints_are_asked_of_attribute_chains_only(source):
     assert share == pytest.approx(0.8, abs=0.08)
     none = build(source, 50, hint_share=0.0)
     assert not any(row.meta.get("hint") for row in none)
+  elif source == "both":
+    # Where words and description are at odds, the hint decides.
+    assert share == pytest.approx(0.5, abs=0.1)
+    for row in ROWS[source]:
+      speaks = row.reasoning.startswith(("the words", "the title", "the label"))
+      assert speaks != row.meta.get("hint", False)
   else:
     assert share == 0
 
