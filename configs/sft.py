@@ -16,7 +16,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 1
   config.steps = 6 if smoke else 450
   config.save_every = 4 if smoke else 150
-  config.audio_rows = 8 if smoke else 48
+  config.audio_rows = 8 if smoke else 60
   config.text_rows = 8 if smoke else 20
   config.weights = ConfigDict(
     dict(
@@ -38,11 +38,11 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       sums=0.08,
       logic=0.08,
       # The same beside a clip that has nothing to do with the text.
-      words_heard=0.12,
-      both_heard=0.15,
-      rule_heard=0.15,
-      sums_heard=0.04,
-      logic_heard=0.04,
+      words_heard=0.07,
+      both_heard=0.09,
+      rule_heard=0.08,
+      sums_heard=0.02,
+      logic_heard=0.02,
     )
   )
   config.optim = ConfigDict(dict(lr=3e-3, warmup=30, weight_decay=0.01))
