@@ -106,14 +106,7 @@ def load(config, workdir) -> Context:
   mesh = sharding.make_mesh()
   examples, stores, skipped = _examples(config.data, config.seed)
   refs = sorted({ref for e in examples for ref in e.audio})
-  texts = [
-    f"{e.question} {' '.join(e.options)} {e.answer} {e.reasoning or ''} "
-    f"{e.meta.get('given', '')} {e.transcript or ''}"
-    for e in examples
-    if e.split != "test"
-  ]
-  texts.append(f"human assistant system options: | {chat.HINT} {chat.LEAD_IN}")
-  tokenizer = _tokenizer(config, workdir, texts)
+  tokenizer = _tokenizer(config, workdir, examples)
   model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
   with bar("log-mel") as update:
     clips = clips_lib.load(
@@ -125,7 +118,19 @@ def load(config, workdir) -> Context:
   )
 
 
-def _tokenizer(config, workdir, texts) -> tokenizer_lib.HFTokenizer:
+def build_tokenizer(examples) -> tokenizer_lib.HFTokenizer:
+  """The built-in tokenizer over all that is not held out for the test."""
+  texts = [
+    f"{e.question} {' '.join(e.options)} {e.answer} {e.reasoning or ''} "
+    f"{e.meta.get('given', '')} {e.transcript or ''}"
+    for e in examples
+    if e.split != "test"
+  ]
+  texts.append(f"human assistant system options: | {chat.HINT} {chat.LEAD_IN}")
+  return tokenizer_lib.build(texts)
+
+
+def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
   """The run's tokenizer: its own, that of config.init's run, or a new one."""
   path = pathlib.Path(workdir) / "tokenizer.json"
   for folder in pathlib.Path(config.init).parents if config.init else ():
@@ -133,7 +138,7 @@ def _tokenizer(config, workdir, texts) -> tokenizer_lib.HFTokenizer:
       return tokenizer_lib.load(folder / "tokenizer.json")
   if path.exists():
     return tokenizer_lib.load(path)
-  tokenizer = tokenizer_lib.build(texts)
+  tokenizer = build_tokenizer(examples)
   path.parent.mkdir(parents=True, exist_ok=True)
   tokenizer.save(path)
   return tokenizer

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 
-from experiments import evaluate, pipeline
+from experiments import assembly, evaluate, pipeline
 from mgrd_jax.audio import features, io
 from mgrd_jax.data import (
   lexicon,
@@ -136,14 +136,7 @@ def tokenizer_of(workdir, examples) -> tokenizer_lib.HFTokenizer:
   path = pathlib.Path(workdir) / "tokenizer.json"
   if path.exists():
     return tokenizer_lib.load(path)
-  texts = [
-    f"{e.question} {' '.join(e.options)} {e.answer} {e.reasoning or ''} "
-    f"{e.meta.get('given', '')} {e.transcript or ''}"
-    for e in examples
-    if e.split != "test"
-  ]
-  texts.append(f"human assistant system options: | {chat.HINT} {chat.LEAD_IN}")
-  return tokenizer_lib.build(texts)
+  return assembly.build_tokenizer(examples)
 
 
 def row(tokenizer, planned: Plan, example, *, supervised=True) -> chat.Row:

@@ -14,7 +14,7 @@ import pytest
 from mgrd_jax.losses import logprobs, ppo, reduce
 
 # Six printed decimals.
-close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-6)
+assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-6)
 
 REWARD_BT = jnp.array([[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0.2]])
 VALUE_BT = jnp.array(
@@ -43,11 +43,11 @@ def golden_gae():
 
 def test_gae_skips_holes_and_padding():
   adv_BT, return_BT = golden_gae()
-  close(adv_BT, [
+  assert_close(adv_BT, [
     [0.469664, 0.2912, 0, 0.21, 0.5, 0],
     [0.008198, 0.164164, -0.508106, -0.10848, 0.016, -0.2],
   ])  # fmt: skip
-  close(return_BT, [
+  assert_close(return_BT, [
     [0.569664, 0.6912, 0, 0.81, 1, 0],
     [0.208198, 0.264164, 0.191894, 0.19152, 0.216, 0.2],
   ])  # fmt: skip
@@ -55,7 +55,7 @@ def test_gae_skips_holes_and_padding():
 
 def test_whitening_matches_the_golden_numbers():
   white_BT, metrics = WHITEN(golden_gae()[0], VALID_BT)
-  close(white_BT, [
+  assert_close(white_BT, [
     [1.242658, 0.667231, 0, 0.405415, 1.340472, 0],
     [-0.245262, 0.257624, -1.909998, -0.621471, -0.220106, -0.916562],
   ])  # fmt: skip
@@ -64,8 +64,10 @@ def test_whitening_matches_the_golden_numbers():
 
 def test_without_discount_advantage_is_reward_minus_value():
   adv_BT, return_BT = GAE(REWARD_BT, VALUE_BT, VALID_BT)
-  close(adv_BT, [[0.9, 0.6, 0, 0.4, 0.5, 0], [0, 0.1, -0.5, -0.1, 0, -0.2]])
-  close(return_BT, VALID_BT * np.array([[1.0], [0.2]]))
+  assert_close(
+    adv_BT, [[0.9, 0.6, 0, 0.4, 0.5, 0], [0, 0.1, -0.5, -0.1, 0, -0.2]]
+  )
+  assert_close(return_BT, VALID_BT * np.array([[1.0], [0.2]]))
 
 
 def test_nan_in_padding_does_not_reach_the_advantages():
@@ -90,7 +92,7 @@ def test_reward_placement_reads_lengths_not_ids():
   # Trap 10: padding may share the end token's id; only the mask speaks.
   valid_BT = jnp.array([[0, 1, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]], bool)
   got = REWARD(jnp.array([1.0, 0.2]), valid_BT)
-  close(got, [[0, 0, 0, 1, 0, 0], [0, 0.2, 0, 0, 0, 0]])
+  assert_close(got, [[0, 0, 0, 1, 0, 0], [0, 0.2, 0, 0, 0, 0]])
 
 
 def test_thinning_the_loss_mask_leaves_returns_unchanged():
@@ -100,7 +102,8 @@ def test_thinning_the_loss_mask_leaves_returns_unchanged():
   loss_mask_BT = VALID_BT & ~last_BT
   reward_BT = REWARD(reward_B, VALID_BT)
   adv_BT, return_BT = GAE(reward_BT, VALUE_BT, VALID_BT)
-  close(return_BT[loss_mask_BT], (VALID_BT * reward_B[:, None])[loss_mask_BT])
+  wanted_BT = VALID_BT * reward_B[:, None]
+  assert_close(return_BT[loss_mask_BT], wanted_BT[loss_mask_BT])
   misused = GAE(reward_BT, VALUE_BT, loss_mask_BT)[1]
   assert not np.allclose(misused[loss_mask_BT], return_BT[loss_mask_BT])
   white_BT, _ = WHITEN(adv_BT, loss_mask_BT)
@@ -114,7 +117,7 @@ def test_returns_are_the_rewards_whatever_whitening_does():
   reward_BT = REWARD(reward_B, VALID_BT)
   adv_BT, return_BT = GAE(reward_BT, value_BT, VALID_BT)
   white_BT, _ = WHITEN(adv_BT, VALID_BT)
-  close(return_BT, VALID_BT * reward_B[:, None])
+  assert_close(return_BT, VALID_BT * reward_B[:, None])
   assert not np.allclose(white_BT + value_BT * VALID_BT, return_BT)
 
 
@@ -129,8 +132,8 @@ def test_whitening_in_shards_equals_whitening_the_batch(cut):
   split, split_metrics = jax.jit(
     jax.vmap(white, axis_name="shard")
   )(*shards)
-  close(split.reshape(6, 4), whole)
-  close(split_metrics["adv/std_raw"], [metrics["adv/std_raw"]] * cut)
+  assert_close(split.reshape(6, 4), whole)
+  assert_close(split_metrics["adv/std_raw"], [metrics["adv/std_raw"]] * cut)
 
 
 def test_noise_of_the_critic_is_not_blown_up():
@@ -181,18 +184,18 @@ def test_policy_loss_matches_the_golden_numbers(mode, plain, weighted):
   l_BT = ppo.clipped_surrogate(NEW_BT, OLD_BT, ADV_BT, **CLIPS)
   for loss_BT, want in ((l_BT, plain), (l_BT * WEIGHT_BT, weighted)):
     pair = reduce.aggregate(loss_BT, MASK_BT, mode, const_len=8.0)
-    close(reduce.ratio(*pair), want)
+    assert_close(reduce.ratio(*pair), want)
 
 
 def test_policy_statistics_match_the_golden_numbers():
   stats = ppo.surrogate_stats(NEW_BT, OLD_BT, ADV_BT, **CLIPS)
   means = {k: reduce.masked_mean(v, MASK_BT) for k, v in stats.items()}
-  close(means["clip_frac"], 0.428571)
-  close(means["dual_frac"], 0.142857)
-  close(means["approx_kl_k1"], -0.428571)
+  assert_close(means["clip_frac"], 0.428571)
+  assert_close(means["dual_frac"], 0.142857)
+  assert_close(means["approx_kl_k1"], -0.428571)
   # Only row 1 (A < 0) clips at the lower bound: its token 1, ρ = .549.
-  close(means["clip_frac_low"], 1 / 7)
-  close(stats["ratio"].max(), np.exp(1.8))
+  assert_close(means["clip_frac_low"], 1 / 7)
+  assert_close(stats["ratio"].max(), np.exp(1.8))
   assert means["approx_kl_k3"] >= 0
 
 
@@ -206,8 +209,8 @@ def test_on_policy_the_gradient_is_that_of_plain_policy_gradient():
     return reduce.masked_mean(l_BT, MASK_BT)
 
   value, grad_BT = jax.jit(jax.value_and_grad(loss))(NEW_BT)
-  close(value, -reduce.masked_mean(adv_BT, MASK_BT))
-  close(grad_BT, jnp.where(MASK_BT, -adv_BT, 0) / MASK_BT.sum())
+  assert_close(value, -reduce.masked_mean(adv_BT, MASK_BT))
+  assert_close(grad_BT, jnp.where(MASK_BT, -adv_BT, 0) / MASK_BT.sum())
 
 
 def test_a_masked_row_gets_no_gradient_from_an_extreme_ratio():
@@ -244,10 +247,10 @@ def test_value_loss_matches_the_golden_numbers():
     )
     mask = jnp.array([True, True, True, False])
     mean = lambda x: reduce.masked_mean(x, mask)
-    close(mean(ppo.value_loss(value, old, ret, clip=0.2)), 0.085)
-    close(mean(ppo.value_loss(value, old, ret)), 0.045)
-    close(mean(ppo.value_clipped(value, old, ret, clip=0.2)), 1 / 3)
-    close(EV(value, ret, mask), 0.72)
+    assert_close(mean(ppo.value_loss(value, old, ret, clip=0.2)), 0.085)
+    assert_close(mean(ppo.value_loss(value, old, ret)), 0.045)
+    assert_close(mean(ppo.value_clipped(value, old, ret, clip=0.2)), 1 / 3)
+    assert_close(EV(value, ret, mask), 0.72)
 
 
 def test_value_clip_bounds_a_step_and_no_clip_does_not():
@@ -261,39 +264,40 @@ def test_value_clip_bounds_a_step_and_no_clip_does_not():
 
 def test_kl_estimators_match_the_golden_numbers():
   new, old = NEW_BT[0], OLD_BT[0]
-  close(ppo.kl_k1(new, old), [0.3, -0.6, 0, 1.8])
-  close(ppo.kl_k2(new, old), [0.045, 0.18, 0, 1.62])
-  close(ppo.kl_k3(new, old), [0.040818, 0.222119, 0, 0.965299])
+  assert_close(ppo.kl_k1(new, old), [0.3, -0.6, 0, 1.8])
+  assert_close(ppo.kl_k2(new, old), [0.045, 0.18, 0, 1.62])
+  assert_close(ppo.kl_k3(new, old), [0.040818, 0.222119, 0, 0.965299])
 
 
 def test_kl_k3_averages_to_the_divergence():
   logits = jax.random.normal(jax.random.key(0), (2, 7))
   logp, logq = jax.nn.log_softmax(logits)
   exact = (jnp.exp(logp) * (logp - logq)).sum()
-  close((jnp.exp(logp) * ppo.kl_k3(logp, logq)).sum(), exact)
-  close((jnp.exp(logp) * ppo.kl_k1(logp, logq)).sum(), exact)
+  assert_close((jnp.exp(logp) * ppo.kl_k3(logp, logq)).sum(), exact)
+  assert_close((jnp.exp(logp) * ppo.kl_k1(logp, logq)).sum(), exact)
 
 
 def test_truncated_importance_weights_match_the_golden_numbers():
   train = jnp.array([-1, -2, -0.5, -3])
   rollout = jnp.array([-1.2, -1.9, -1.5, -3.05])
-  close(ppo.tis_weights(train, rollout), [1.221403, 0.904837, 2, 1.051271])
+  weights = ppo.tis_weights(train, rollout)
+  assert_close(weights, [1.221403, 0.904837, 2, 1.051271])
   got = MISMATCH(train, rollout, jnp.ones(4, bool))
-  close(got["k1"], -0.2875)
-  close(got["k3"], 0.186448)
-  close(got["ess"], 0.804282)
-  close(got["mean_abs_prob"], 0.116687)
-  close(got["max_abs"], 1.0)
-  close(got["frac_over_2"], 0.25)
+  assert_close(got["k1"], -0.2875)
+  assert_close(got["k3"], 0.186448)
+  assert_close(got["ess"], 0.804282)
+  assert_close(got["mean_abs_prob"], 0.116687)
+  assert_close(got["max_abs"], 1.0)
+  assert_close(got["frac_over_2"], 0.25)
   p, q = np.exp(train), np.exp(rollout)
-  close(got["pearson"], np.corrcoef(p, q)[0, 1])
+  assert_close(got["pearson"], np.corrcoef(p, q)[0, 1])
 
 
 def test_one_engine_shows_no_mismatch_and_full_sample_size():
   # Trap 24's measure: the same distribution on both sides.
   got = MISMATCH(NEW_BT, NEW_BT, MASK_BT)
   assert got["k3"] == got["max_abs"] == 0 and got["ess"] == 1
-  close(ppo.tis_weights(NEW_BT, NEW_BT), jnp.ones((2, 4)))
+  assert_close(ppo.tis_weights(NEW_BT, NEW_BT), jnp.ones((2, 4)))
   empty = MISMATCH(NEW_BT, OLD_BT, MASK_BT & False)
   assert all(jnp.isfinite(v) for v in empty.values())
 
@@ -315,9 +319,9 @@ def test_a_ban_on_one_side_only_shows_as_mismatch():
 def test_explained_variance_of_perfect_constant_and_opposed_critics():
   ret = jnp.array([1.0, 0, 1, 0])
   mask = jnp.ones(4, bool)
-  close(EV(ret, ret, mask), 1)
-  close(EV(jnp.full(4, 0.3), ret, mask), 0)
-  close(EV(1 - ret, ret, mask), -3)
+  assert_close(EV(ret, ret, mask), 1)
+  assert_close(EV(jnp.full(4, 0.3), ret, mask), 0)
+  assert_close(EV(1 - ret, ret, mask), -3)
   assert EV(ret, jnp.full(4, 0.8), mask) == 0
 
 
@@ -329,6 +333,6 @@ def test_sequence_explained_variance_reads_the_first_response_token():
   first_BT = jnp.cumsum(valid_BT, axis=1) == 1
   blind_BT = jnp.where(first_BT, 0.5, late_BT)
   return_BT = late_BT * valid_BT
-  close(EV_SEQ(blind_BT, reward_B, valid_BT), 0)
-  close(EV_SEQ(late_BT, reward_B, valid_BT), 1)
+  assert_close(EV_SEQ(blind_BT, reward_B, valid_BT), 0)
+  assert_close(EV_SEQ(late_BT, reward_B, valid_BT), 1)
   assert EV(blind_BT, return_BT, valid_BT) > 0.7
