@@ -20,7 +20,7 @@ define install
 @echo ' done'
 endef
 
-.PHONY: help venv test tiny lint clean
+.PHONY: help venv test tiny ask-test lint clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -43,9 +43,16 @@ test: venv  ## the tests that need no accelerator
 	  -m "not slow and not gpu and not tpu" \
 	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q
 
+# Large pages for what a step frees and the next one asks for again: a quarter
+# of a step on a CPU.  Other C libraries do not read it.
+tiny: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 tiny: .venv/.tiny  ## the whole recipe on this machine, into out/tiny
 	$(PY) -m experiments.pipeline --config=configs/pipeline.py:tiny \
 	  --workdir=$(WORKDIR)
+
+ask-test: venv  ## ten questions about fresh speech to the run of make tiny
+	JAX_PLATFORMS=cpu MGRD_WORKDIR=$(WORKDIR) $(PY) -m pytest \
+	  tests/test_ask_trained.py -m slow -q -s
 
 lint: venv  ## ruff
 	$(PY) -m ruff check .

@@ -53,10 +53,10 @@ def base(size: str) -> ConfigDict:
         labelled=0.4,
         sizes=dict(
           train=sized(
-            voice=2600, music=1000, events=700, order=200, sums=300, logic=300
+            voice=2100, music=1500, events=1000, order=200, sums=300, logic=300
           ),
           pool=sized(
-            voice=640, music=200, events=140, order=20, sums=50, logic=50
+            voice=580, music=240, events=160, order=20, sums=50, logic=50
           ),
           test=sized(
             voice=400, music=130, events=90, order=15, sums=40, logic=40

@@ -14,12 +14,12 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   smoke = choice["size"] == "smoke"
   config = sft.get_config(choice["size"])
   config.stage = 3
-  config.steps = 4 if smoke else 150
-  config.save_every = 3 if smoke else 75
+  config.steps = 4 if smoke else 240
+  config.save_every = 3 if smoke else 120
   config.questions = 24 if smoke else 900
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
-  config.max_new = 32 if smoke else 48
+  config.max_new = 32 if smoke else 40
   config.temperature = 1.0
   config.per_question = 2
   config.sampled = ""

@@ -14,10 +14,11 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
   config.stage = 1
-  config.steps = 6 if smoke else 450
-  config.save_every = 4 if smoke else 150
-  config.audio_rows = 8 if smoke else 60
-  config.text_rows = 8 if smoke else 20
+  config.steps = 6 if smoke else 840
+  config.save_every = 4 if smoke else 280
+  config.audio_rows = 8 if smoke else 30
+  config.pair_rows = 1
+  config.text_rows = 8 if smoke else 10
   config.weights = ConfigDict(
     dict(
       # Audio: perception first, label questions on part of the clips.
@@ -27,7 +28,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       label=0.15,
       count=0.02,
       order=0.03,
-      compare=0.03,
+      compare=0.05,
       own=0.25,
       chain=0.0,
       # Text.  `sums` and `logic` are shares of both modalities.

@@ -203,8 +203,9 @@ def work(config, planned: Plan, tokenizer) -> list[Work]:
   longest = functools.partial(columns, tokenizer, planned)
   if "batch_frames" in config:
     # The encoder learns on mel frames: there is no token yet.
-    rows = max(8, round(config.batch_frames / config.short_frames))
-    return [Work("mel frames", rows, config.short_frames, config.steps, True)]
+    frames = features.mel_frames(round(PLANNED_SECONDS * features.RATE))
+    rows = max(8, round(config.batch_frames / frames))
+    return [Work("mel frames", rows, frames, config.steps, True)]
   found = []
   if "questions" in config:
     examples = asked(config, planned)

@@ -4,6 +4,7 @@ COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \\
            --workdir=out/encoder
 """
 
+import collections
 import functools
 import pathlib
 
@@ -19,15 +20,17 @@ FAMILY = {"sums": "voice", "logic": "voice", "order": "events"}
 SPOKEN = {"sums": "spoken", "logic": "spoken"}
 
 
-def targets(examples) -> dict[str, tuple[dict, str, str]]:
-  """What is known of each training clip: ref -> (attributes, words, family).
+def targets(
+  examples, split: str = "train"
+) -> dict[str, tuple[dict, str, str]]:
+  """What is known of each clip of a split: ref -> (attributes, words, family).
 
   Clips of a manifest teach their transcript, and their answers to choice
   questions as attributes.
   """
   found: dict[str, tuple[dict, str, str]] = {}
   for e in examples:
-    if e.split != "train" or len(e.audio) != 1 or e.meta.get("background"):
+    if e.split != split or len(e.audio) != 1 or e.meta.get("background"):
       continue
     family = SPOKEN.get(e.meta["family"], e.meta["family"])
     start = ({}, e.transcript or "", family)
@@ -78,9 +81,9 @@ def _elements(context, found, word_ids, classes, max_words):
   names = list(classes)
   for ref, (attributes, words, family) in sorted(found.items()):
     label_N = np.full(len(names), -1, np.int32)
-    for name, value in attributes.items():
-      label_N[names.index(name)] = classes[name][value]
-    ids = [word_ids[w] for w in words.split()][:max_words]
+    for name in attributes.keys() & classes.keys():
+      label_N[names.index(name)] = classes[name].get(attributes[name], -1)
+    ids = [word_ids[w] for w in words.split()[:max_words]]
     clip = context.clips[ref]
     yield {
       "mel_RM": clip.mel_RM,
@@ -106,21 +109,23 @@ def _collate(elements, *, frames, classes_N):
 
 
 def _streams(context, config, found, word_ids, classes):
-  """Two buckets of clip lengths, each a mixture over families."""
+  """Buckets of clip lengths: their streams, and how often each is drawn."""
   elements = list(_elements(context, found, word_ids, classes, 12))
   classes_N = np.array([len(v) for v in classes.values()], np.int32)
-  longest = max(len(e["mel_RM"]) for e in elements)
-  edges = [config.short_frames, -(-longest // 50) * 50]
+  share_N = loader.element_weights(
+    [e["family"] for e in elements], config.weights.to_dict()
+  )
+  lengths = [len(e["mel_RM"]) for e in elements]
   streams, shares = [], []
-  for low, frames in zip([0, *edges], edges, strict=False):
-    inside = [e for e in elements if low < len(e["mel_RM"]) <= frames]
-    if not inside:
-      continue
+  for frames, at in loader.buckets(
+    lengths, share_N, count=config.buckets, multiple=32
+  ):
     parts: dict[str, list] = {}
-    for e in inside:
-      parts.setdefault(e["family"], []).append(e)
+    weights: collections.Counter = collections.Counter()
+    for i in at:
+      parts.setdefault(elements[i]["family"], []).append(elements[i])
+      weights[elements[i]["family"]] += share_N[i]
     rows = max(8, round(config.batch_frames / frames))
-    weights = config.weights.to_dict()
     streams.append(
       loader.mixture(
         parts,
@@ -129,16 +134,47 @@ def _streams(context, config, found, word_ids, classes):
         collate=functools.partial(
           _collate, frames=frames, classes_N=classes_N
         ),
-        seed=config.seed,
+        seed=config.seed * 10_000 + frames,
         augment=jitter,
       )
     )
-    shares.append(len(inside) / rows)
+    shares.append(share_N[at].sum() / rows)
   return streams, np.array(shares) / sum(shares)
 
 
+def recognised(context, params, heads, classes, frames: int) -> dict:
+  """Accuracy of the heads on the test's clips: {attribute: share right}."""
+  elements = list(
+    _elements(context, targets(context.examples, "test"), {}, classes, 0)
+  )
+
+  @jax.jit
+  def read(mel_BRM, len_B):
+    encode = functools.partial(audio_lm.encode, config=context.model)
+    states = encode(params["encoder"], mel_BRM, len_B)
+    return heads.apply({"params": params["heads"]}, *states)[1]
+
+  hits: dict[str, list] = {name: [] for name in classes}
+  size = 64
+  classes_N = np.array([len(v) for v in classes.values()], np.int32)
+  for start in range(0, len(elements), size):
+    part = elements[start : start + size]
+    part += part[:1] * (size - len(part))
+    batch = _collate(part, frames=frames, classes_N=classes_N)
+    class_BNV = np.array(read(batch["mel_BRM"], batch["len_B"]))
+    for b, n in np.argwhere(batch["label_BN"] >= 0):
+      if start + b < len(elements):
+        guess = class_BNV[b, n, : classes_N[n]].argmax()
+        hits[list(classes)[n]].append(guess == batch["label_BN"][b, n])
+  return {n: float(np.mean(h)) for n, h in hits.items() if h}
+
+
 def run(config, workdir, context=None) -> dict:
-  """Trains the encoder; writes `workdir/params` and returns its metrics."""
+  """Trains the encoder; writes `workdir/params`.
+
+  Returns:
+    What it learned, and how well it recognises the test's clips.
+  """
   workdir = pathlib.Path(workdir)
   # Mesh and data: clips with what is known of them.
   context = context or assembly.load(config, workdir)
@@ -187,7 +223,12 @@ def run(config, workdir, context=None) -> dict:
     )
   params["encoder"] = state.params["encoder"]
   checkpoint.save(workdir / "params", params)
-  return {"words": len(word_ids), "attributes": len(classes)}
+  frames = -(-max(len(c.mel_RM) for c in context.clips.values()) // 32) * 32
+  return {
+    "words": len(word_ids),
+    "attributes": len(classes),
+    "recognised": recognised(context, state.params, heads, classes, frames),
+  }
 
 
 if __name__ == "__main__":

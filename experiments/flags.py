@@ -5,11 +5,23 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import jax
 from absl import app, logging
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
 FLAGS = absl_flags.FLAGS
+
+
+def compile_once(cache) -> None:
+  """Programs are kept beside the data: stages and resumed runs share them.
+
+  JAX_COMPILATION_CACHE_DIR, where it is set, names another folder.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    folder = str(pathlib.Path(cache).absolute() / "programs")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def main(run: Callable, finish: Callable = print) -> None:
@@ -35,6 +47,7 @@ def main(run: Callable, finish: Callable = print) -> None:
         dry_run.show(config, workdir)
         return
       save_config(config, workdir)
+      compile_once(config.data.cache)
       finish(run(config, workdir))
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
       if os.environ.get("MGRD_TRACEBACK"):

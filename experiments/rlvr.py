@@ -53,13 +53,18 @@ def selected(context, params, examples, *, config, workdir) -> list:
 
 
 class Sampler:
-  """Rolls out one modality's prompts in one shape, and scores them."""
+  """Rolls out one modality's prompts in one shape, and scores them.
 
-  def __init__(self, context, examples, config):
-    self.context, self.examples, self.config = context, examples, config
-    self.items = [assembly.prompt_item(context, e) for e in examples]
+  The shape is that of all questions, not of those `chosen`: another round
+  chooses others, and needs no other programs.
+  """
+
+  def __init__(self, context, questions, chosen, config):
+    self.context, self.examples, self.config = context, chosen, config
+    self.items = [assembly.prompt_item(context, e) for e in chosen]
     self.shape = transforms.shape_of(
-      self.items, width=context.model.encoder.width
+      [assembly.prompt_item(context, e) for e in questions],
+      width=context.model.encoder.width,
     )
 
   def batch_for(self, step: int, count: int) -> list[int]:
@@ -152,7 +157,12 @@ def _programs(context, config):
   critic_tx = optim.adamw(**config.critic, steps=config.steps, final=1.0)
   frozen = functools.partial(steps.advantages, values=values, hp=hp)
   policy = functools.partial(
-    steps.policy_step, apply=apply, tx=actor_tx, hp=hp, ban_V=ban_V
+    steps.policy_step,
+    apply=apply,
+    tx=actor_tx,
+    hp=hp,
+    ban_V=ban_V,
+    window=config.max_new,
   )
   critic = functools.partial(
     steps.critic_step, values=values, tx=critic_tx, hp=hp
@@ -161,10 +171,10 @@ def _programs(context, config):
     "actor_tx": actor_tx,
     "critic_tx": critic_tx,
     "advantages": jax.jit(frozen),
-    "policy": jax.jit(policy, donate_argnums=0),
-    "warm": jax.jit(functools.partial(critic, clip=None), donate_argnums=0),
-    "critic": jax.jit(
-      functools.partial(critic, clip=hp.value_clip), donate_argnums=0
+    "policy": assembly.training_step(policy),
+    "warm": assembly.training_step(functools.partial(critic, clip=None)),
+    "critic": assembly.training_step(
+      functools.partial(critic, clip=hp.value_clip)
     ),
   }
 
@@ -251,7 +261,7 @@ def run(config, workdir, context=None) -> dict:
     trained = {k: v for k, v in params.items() if k != "encoder"}
   else:
     # Loop.
-    sampler = Sampler(context, chosen, config)
+    sampler = Sampler(context, examples, chosen, config)
     trained = _train(context, params, sampler, config=config, workdir=workdir)
   saved = {**trained, "encoder": params["encoder"]}
   checkpoint.save(workdir / "params", saved)

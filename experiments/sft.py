@@ -7,11 +7,10 @@ COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \\
            --workdir=out/sft --config.init=out/tiny/stages/00_encoder
 """
 
+import collections
+import dataclasses
 import functools
 import pathlib
-
-import jax
-import numpy as np
 
 from experiments import assembly, flags
 from mgrd_jax.data import loader, transforms
@@ -19,55 +18,61 @@ from mgrd_jax.models import audio_lm
 from mgrd_jax.train import checkpoint, loop, optim, steps
 
 
-def buckets(examples, items, config) -> list[tuple[list, int]]:
-  """Rows grouped by length, with the rows a step of each: [(pairs, rows)].
-
-  One clip short, one clip long, several clips, text only.
-  """
-  pairs = list(zip(examples, items, strict=True))
-  one = [p for p in pairs if len(p[1].enc) == 1]
-  many = [p for p in pairs if len(p[1].enc) > 1]
-  text = [p for p in pairs if not p[1].enc]
-  cut = np.quantile([len(i.row.tokens) for _, i in one], 0.7) if one else 0
-  short = [p for p in one if len(p[1].row.tokens) <= cut]
-  long = [p for p in one if len(p[1].row.tokens) > cut]
-  return [
-    (short, round(0.65 * config.audio_rows)),
-    (long, round(0.3 * config.audio_rows)),
-    (many, max(1, round(0.05 * config.audio_rows))),
-    (text, config.text_rows),
-  ]
-
-
 def streams(context, config, extra=()):
-  """step -> tuple of batches, one a bucket.
+  """(step -> tuple of batches, window): one batch a bucket of lengths.
 
-  `extra` are Examples beside the context's own (kept chains).
+  Clips and texts have rows of their own; within either, an example is drawn
+  as often as its source's weight says, in whichever bucket it lies.  `extra`
+  are Examples beside the context's own (kept chains).  The window is the
+  longest response.
   """
   examples = [*context.split("train"), *extra]
-  items = [assembly.supervised_item(context, e) for e in examples]
-  found = []
-  for number, (pairs, rows) in enumerate(buckets(examples, items, config)):
-    parts: dict[str, list] = {}
-    for example, item in pairs:
-      if config.weights.get(example.source, 0) > 0:
-        parts.setdefault(example.source, []).append(item)
-    if not parts:
+  examples = [e for e in examples if config.weights.get(e.source, 0) > 0]
+  kinds = (
+    ([e for e in examples if len(e.audio) == 1], config.audio_rows, 3),
+    ([e for e in examples if len(e.audio) > 1], config.pair_rows, 1),
+    ([e for e in examples if not e.audio], config.text_rows, 2),
+  )
+  found, window = [], 0
+  for kind, (some, rows, count) in enumerate(kinds):
+    if not some:
       continue
-    shape = transforms.shape_of(
-      [i for part in parts.values() for i in part],
-      width=context.model.encoder.width,
+    items = [assembly.supervised_item(context, e) for e in some]
+    window = max(window, *(int(i.row.loss.sum()) for i in items))
+    share_N = loader.element_weights(
+      [e.source for e in some], config.weights.to_dict()
     )
-    found.append(
-      loader.mixture(
-        parts,
-        config.weights.to_dict(),
-        batch_size=rows,
-        collate=functools.partial(transforms.collate, shape=shape),
-        seed=config.seed * 1000 + number * 100 + config.stage,
+    lengths = [len(i.row.tokens) for i in items]
+    for top, at in loader.buckets(lengths, share_N, count=count):
+      found.append(
+        _stream(
+          [(some[i].source, items[i], share_N[i]) for i in at],
+          rows=max(1, round(rows * share_N[at].sum())),
+          time=top,
+          width=context.model.encoder.width,
+          seed=(config.seed * 10 + config.stage) * 1000 + 100 * kind + top,
+        )
       )
-    )
-  return lambda step: tuple(stream[step] for stream in found)
+  return lambda step: tuple(stream[step] for stream in found), window
+
+
+def _stream(drawn, *, rows: int, time: int, width: int, seed: int):
+  """Batches of one bucket; `drawn` holds (source, item, share)."""
+  parts: dict[str, list] = {}
+  weights: collections.Counter = collections.Counter()
+  for source, item, share in drawn:
+    parts.setdefault(source, []).append(item)
+    weights[source] += share
+  shape = transforms.shape_of([item for _, item, _ in drawn], width=width)
+  return loader.mixture(
+    parts,
+    weights,
+    batch_size=rows,
+    collate=functools.partial(
+      transforms.collate, shape=dataclasses.replace(shape, time=time)
+    ),
+    seed=seed,
+  )
 
 
 def run(config, workdir, context=None, extra=()) -> dict:
@@ -80,15 +85,16 @@ def run(config, workdir, context=None, extra=()) -> dict:
     assembly.encode_clips(context, params["encoder"])
   encoder = params.pop("encoder")
   # Data.
-  data = streams(context, config, extra)
+  data, window = streams(context, config, extra)
   # Step.
   tx = optim.adamw(**config.optim, steps=config.steps)
   step_fn = functools.partial(
     steps.sft_step,
     apply=functools.partial(audio_lm.apply, config=context.model),
     tx=tx,
+    window=window,
   )
-  step_fn = jax.jit(step_fn, donate_argnums=0)
+  step_fn = assembly.training_step(step_fn)
   # Loop.
   with assembly.bar(workdir.name) as update:
     state = loop.run(

@@ -85,7 +85,6 @@ def recipe(tmp_path_factory) -> Recipe:
     "cold_start.steps": 12,
     # Shapes that cost little: what is said and heard does not matter here.
     "encoder.batch_frames": 2000,
-    "encoder.short_frames": 500,
     "evaluate.rows": 64,
     "evaluate.max_new": 12,
     # Both fine-tunings are then one program.

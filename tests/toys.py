@@ -158,7 +158,7 @@ def packed(items, drawn, *, samples: int, time: int):
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.2, momentum=0.9))
 HP = steps.PPO()
 PATCH_BAN_V = sampling.ban(VOCAB, (PATCH,))
-SFT = jit(functools.partial(steps.sft_step, apply=apply, tx=TX))
+SFT = jit(functools.partial(steps.sft_step, apply=apply, tx=TX, window=8))
 CRITIC = jit(
   functools.partial(steps.critic_step, values=values, tx=TX, hp=HP, clip=None)
 )
@@ -172,7 +172,7 @@ def UPDATE(state, critic_params, scored, ban_V):
   )
   rollout = scored.rollout
   state, more = steps.policy_step(
-    state, rollout, frozen, apply=apply, tx=TX, hp=HP, ban_V=ban_V
+    state, rollout, frozen, apply=apply, tx=TX, hp=HP, ban_V=ban_V, window=6
   )
   return state, frozen, metrics | more
 

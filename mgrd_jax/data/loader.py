@@ -6,6 +6,8 @@ Batch `step` is a function of the seed and the step alone, so a resumed run
 asks for the step it stopped at and needs no saved iterator.
 """
 
+import collections
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import grain
@@ -49,6 +51,65 @@ def mixture(
   if augment is not None:
     mixed = mixed.seed(seed).random_map(augment)
   return mixed.batch(batch_size, batch_fn=collate)
+
+
+def element_weights(
+  names: Sequence[str], weights: Mapping[str, float]
+) -> np.ndarray:
+  """Share of the draws that each element has, its part's weight split evenly.
+
+  Args:
+    names: the part that each element belongs to.
+    weights: name -> share of its part; a name that is absent has none.
+
+  Returns:
+    Shares that sum to 1.
+
+  Raises:
+    ValueError: no element has a weight.
+  """
+  counts = collections.Counter(names)
+  share_N = np.array([weights.get(n, 0.0) / counts[n] for n in names])
+  if not share_N.sum() > 0:
+    raise ValueError(
+      f"no data: parts {sorted(counts)} have no weight in {dict(weights)}"
+    )
+  return share_N / share_N.sum()
+
+
+def buckets(
+  lengths: Sequence[int],
+  share_N: np.ndarray,
+  *,
+  count: int,
+  multiple: int = 8,
+) -> list[tuple[int, np.ndarray]]:
+  """Groups elements by length so that the expected padding is least.
+
+  Args:
+    lengths: of the elements.
+    share_N: how often each element is drawn.
+    count: most groups: each is a shape, and a shape is a compilation.
+    multiple: padded lengths are multiples of this.
+
+  Returns:
+    [(padded length, positions of its elements)], shortest first; elements
+    that are never drawn are left out.
+  """
+  drawn = np.flatnonzero(share_N > 0)
+  padded_N = -(-np.asarray(lengths)[drawn] // multiple) * multiple
+  tops, place_N = np.unique(padded_N, return_inverse=True)
+  mass = np.bincount(place_N, share_N[drawn])
+
+  def columns(cuts):
+    return mass @ np.asarray(cuts)[np.searchsorted(cuts, tops)]
+
+  ends = itertools.combinations(
+    tops[:-1].tolist(), min(count, len(tops)) - 1
+  )
+  cuts = min(([*e, int(tops[-1])] for e in ends), key=columns)
+  group_N = np.searchsorted(cuts, padded_N)
+  return [(top, drawn[group_N == i]) for i, top in enumerate(cuts)]
 
 
 class _Elements:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
+from mgrd_jax.text import tokenizer
+
 ANSWER_TYPES = ("choice", "number", "text")
 MAX_CLIPS = 8
 
@@ -80,6 +82,7 @@ _FIELDS = {f.name: f for f in dataclasses.fields(Example)}
 _REQUIRED = ("id", "question", "answer", "answer_type")
 _WRITTEN = (*_REQUIRED, "split")
 _LISTS = ("audio", "options")
+_TEXTS = ("question", "options", "answer", "transcript", "reasoning")
 
 
 def read_manifest(
@@ -257,6 +260,12 @@ def _answer_problems(row: dict) -> list[Problem]:
   for name in ("id", "question", "answer"):
     if not str(row[name]).strip():
       found.append(Problem(name, "empty", "write some text"))
+  for name in _TEXTS:
+    written = str(row.get(name, ""))
+    for mark in tokenizer.SPECIAL + tokenizer.THINK:
+      if mark in written:
+        fix = f"the model's own {mark!r} cannot be written: remove it"
+        found.append(Problem(name, "special token", fix))
   kind, answer = row["answer_type"], row["answer"]
   if kind not in ANSWER_TYPES:
     near = difflib.get_close_matches(kind, ANSWER_TYPES, n=1)

@@ -22,6 +22,7 @@ def token_logprobs(
   *,
   temperature: float = 1.0,
   ban_V: Float[Array, " V"] | None = None,
+  at_BS: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "*B T"]:
   """Log-probability of each token given the tokens before it, in nats.
 
@@ -31,13 +32,32 @@ def token_logprobs(
   where an id may be sampled, -inf where it may not.  Pass the sampler's own
   `temperature` and `ban_V`, else the two distributions differ.  At least
   float32 inside and out, whatever the logits are.
+
+  With `at_BS`, from `predictors`, `logits_BTV` holds the logits of those
+  columns alone ([B, S, V]), and tokens that they do not score are 0.
   """
   scaled_BTV = _scaled(logits_BTV, temperature, ban_V)
   # The small arrays are shifted, not the logits: no copy of size BTV.
   next_BT = jnp.roll(tokens_BT, -1, axis=-1)
+  if at_BS is not None:
+    next_BT = jnp.take_along_axis(next_BT, at_BS, axis=-1)
   picked_BTV = jnp.take_along_axis(scaled_BTV, next_BT[..., None], axis=-1)
   normaliser_BT = jax.nn.logsumexp(scaled_BTV, axis=-1)
-  return _shift_right(picked_BTV[..., 0] - normaliser_BT)
+  found_BT = picked_BTV[..., 0] - normaliser_BT
+  return _shift_right(_spread(found_BT, at_BS, tokens_BT.shape[-1]))
+
+
+def predictors(
+  start_B: Int[Array, " B"], window: int, time: int
+) -> Int[Array, "B S"]:
+  """The columns whose logits score tokens start .. start + window - 1.
+
+  A response is a small part of its row, and the head is the widest matrix
+  of the model: no other logits are needed to train on it.  Of `time` columns
+  the last one scores nothing; a window that reaches past it is moved back.
+  """
+  first_B = jnp.clip(start_B - 1, 0, max(time - 1 - window, 0))
+  return first_B[:, None] + jnp.arange(min(window, time))
 
 
 def entropy(
@@ -45,16 +65,19 @@ def entropy(
   *,
   temperature: float = 1.0,
   ban_V: Float[Array, " V"] | None = None,
+  at_BS: Int[Array, "B S"] | None = None,
+  time: int | None = None,
 ) -> Float[Array, "*B T"]:
   """Entropy of the distribution that each token was drawn from, in nats.
 
     H_t = -sum_v p_v log p_v,   p = softmax((z_{t-1} + ban) / temperature)
 
   Aligned as `token_logprobs`: column t is the choice of token t, column 0
-  is 0.
+  is 0; with `at_BS`, in rows of `time` columns.
   """
   logp_BTV = jax.nn.log_softmax(_scaled(logits_BTV, temperature, ban_V))
-  return _shift_right(-jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1))
+  found_BT = -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
+  return _shift_right(_spread(found_BT, at_BS, time))
 
 
 def shift_values(
@@ -77,6 +100,16 @@ def _scaled(logits_BTV, temperature, ban_V):
   if ban_V is not None:
     scaled_BTV += jnp.maximum(ban_V.astype(dtype), _LOWEST_BAN)
   return scaled_BTV / temperature
+
+
+def _spread(x_BS, at_BS, time):
+  """Columns at_BS of a row, which are consecutive, back in their places."""
+  if at_BS is None:
+    return x_BS
+  place_BT = jnp.arange(time) - at_BS[:, :1]
+  inside_BT = (place_BT >= 0) & (place_BT < x_BS.shape[1])
+  place_BT = jnp.clip(place_BT, 0, x_BS.shape[1] - 1)
+  return jnp.where(inside_BT, jnp.take_along_axis(x_BS, place_BT, axis=1), 0.0)
 
 
 def _shift_right(x_BT):

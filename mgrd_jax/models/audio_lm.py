@@ -40,7 +40,7 @@ def _variant(encoder: dict, hidden: int, decoder: dict) -> Config:
 
 VARIANTS = {
   "tiny": lambda: _variant(
-    dict(width=96, heads=2, layers=2, ffn=288, positions=1500),
+    dict(width=96, heads=4, layers=2, ffn=288, positions=1500),
     192,
     dict(
       vocab=1024,
@@ -140,9 +140,14 @@ def _hidden(params, batch: Batch, config: Config):
   return hidden_BTD, head_DV
 
 
-def apply(params, batch: Batch, *, config: Config):
-  """logits_BTV of whole sequences; column t predicts token t + 1."""
+def apply(params, batch: Batch, at_BS=None, *, config: Config):
+  """logits_BTV of whole sequences; column t predicts token t + 1.
+
+  With `at_BS` the head reads those columns alone: [B, S, V].
+  """
   hidden_BTD, head_DV = _hidden(params, batch, config)
+  if at_BS is not None:
+    hidden_BTD = jnp.take_along_axis(hidden_BTD, at_BS[..., None], axis=1)
   return jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)
 
 

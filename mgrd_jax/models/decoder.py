@@ -35,17 +35,23 @@ class DecoderConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-  """Per-layer buffers `k_BSKH`, `v_BSKH`; a slot is a position."""
+  """Per-layer buffers `k_BKHS`, `v_BKSH`; a slot is a position.
 
-  k_BSKH: tuple
-  v_BSKH: tuple
+  Heads stand before slots, as the two products of a decoding step read them.
+  """
+
+  k_BKHS: tuple
+  v_BKSH: tuple
 
 
 def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype) -> KVCache:
   """A zeroed cache of `slots` positions for `rows` sequences."""
-  shape = (rows, slots, config.kv_heads, config.head_dim)
-  buffers = tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
-  return KVCache(k_BSKH=buffers, v_BSKH=buffers)
+  B, K, S, H = rows, config.kv_heads, slots, config.head_dim
+  layers_ = range(config.layers)
+  return KVCache(
+    k_BKHS=tuple(jnp.zeros((B, K, H, S), dtype) for _ in layers_),
+    v_BKSH=tuple(jnp.zeros((B, K, S, H), dtype) for _ in layers_),
+  )
 
 
 def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
@@ -60,9 +66,11 @@ def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
   k = layers.rope(k, pos_BT, theta=c.rope_theta)
   if cache_kv is not None:
     rows = jnp.arange(x_BTD.shape[0])[:, None]
-    k = cache_kv[0].at[rows, pos_BT].set(k, mode="drop")
-    v = cache_kv[1].at[rows, pos_BT].set(v, mode="drop")
-    cache_kv = (k, v)
+    k_BKHS = cache_kv[0].at[rows, :, :, pos_BT].set(k, mode="drop")
+    v_BKSH = cache_kv[1].at[rows, :, pos_BT].set(v, mode="drop")
+    cache_kv = (k_BKHS, v_BKSH)
+    k = jnp.einsum("BKHS->BSKH", k_BKHS)
+    v = jnp.einsum("BKSH->BSKH", v_BKSH)
   y = attention_op.attention(q, k, v, mask_BTS)
   x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", y, w["out_NHD"])
   y = layers.rms_norm(x_BTD, w["mlp_norm_D"], eps=c.eps)
@@ -136,14 +144,14 @@ class Decoder(nn.Module):
 
       x, _ = jax.lax.scan(step, x, w)
     else:
-      slots = cache.k_BSKH[0].shape[1]
+      slots = cache.k_BKHS[0].shape[3]
       mask_BTS = jnp.arange(slots) <= pos_BT[..., None]
       buffers = []
       for i in range(c.layers):
         layer = jax.tree.map(lambda a, i=i: a[i], w)
-        kv = (cache.k_BSKH[i], cache.v_BSKH[i])
+        kv = (cache.k_BKHS[i], cache.v_BKSH[i])
         x, kv = block(x, layer, pos_BT, mask_BTS, c, kv)
         buffers.append(kv)
       keys, values = zip(*buffers, strict=True)
-      cache = KVCache(k_BSKH=keys, v_BSKH=values)
+      cache = KVCache(k_BKHS=keys, v_BKSH=values)
     return layers.rms_norm(x, norm_D, eps=c.eps), head_DV, cache

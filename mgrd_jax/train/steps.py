@@ -26,20 +26,26 @@ def _update(state: TrainState, grads, tx):
   return TrainState(state.step + 1, params, opt_state)
 
 
-def sft_step(state: TrainState, batches: tuple, *, apply, tx):
+def sft_step(state: TrainState, batches: tuple, *, apply, tx, window: int):
   """One supervised step over buckets of different shapes.
 
     L = sum_buckets sum(m * -log p) / sum_buckets sum(m)
 
   One division at the end, so how rows are bucketed changes nothing
-  (Step-Audio-R1, eq. 1 and 5).
+  (Step-Audio-R1, eq. 1 and 5).  `window` is the most columns from a row's
+  first trained token to its last.
   """
 
   def loss_fn(params):
     total, count = 0.0, 0.0
     for batch in batches:
-      logits_BTV = apply(params, batch)
-      logp_BT = logprobs.token_logprobs(logits_BTV, batch.tokens_BT)
+      at_BS = logprobs.predictors(
+        batch.loss_mask_BT.argmax(1), window, batch.tokens_BT.shape[1]
+      )
+      logits_BSV = apply(params, batch, at_BS)
+      logp_BT = logprobs.token_logprobs(
+        logits_BSV, batch.tokens_BT, at_BS=at_BS
+      )
       part = reduce.masked_sum_count(-logp_BT, batch.loss_mask_BT)
       total, count = total + part[0], count + part[1]
     return total / jnp.maximum(count, 1), count
@@ -145,23 +151,27 @@ def advantages(critic_params, scored, *, values, hp: PPO):
 
 
 def policy_step(
-  state: TrainState, rollout, frozen: dict, *, apply, tx, hp: PPO, ban_V
+  state: TrainState, rollout, frozen: dict, *, apply, tx, hp: PPO, ban_V,
+  window: int,
 ):
   """One on-policy PPO step of the actor (clipped surrogate, no KL).
 
   The batch was sampled by these very parameters, so the old
   log-probabilities are the sampler's; their distance from the trainer's own
-  is logged as the mismatch.
+  is logged as the mismatch.  `window` is the most tokens of a response.
   """
   valid_BT, mask_BT = frozen["valid_BT"], frozen["loss_mask_BT"]
+  time = valid_BT.shape[1]
+  at_BS = logprobs.predictors(rollout.prompt_len_B, window, time)
 
   def loss_fn(params):
-    logits_BTV = apply(params, rollout.batch)
+    logits_BSV = apply(params, rollout.batch, at_BS)
     logp_BT = logprobs.token_logprobs(
-      logits_BTV,
+      logits_BSV,
       rollout.batch.tokens_BT,
       temperature=hp.temperature,
       ban_V=ban_V,
+      at_BS=at_BS,
     )
     # One engine and one step per batch: the old policy is this policy.
     old_logp_BT = jax.lax.stop_gradient(logp_BT)
@@ -170,7 +180,11 @@ def policy_step(
     )
     loss = reduce.ratio(*reduce.aggregate(loss_BT, mask_BT, hp.aggregation))
     entropy_BT = logprobs.entropy(
-      logits_BTV, temperature=hp.temperature, ban_V=ban_V
+      logits_BSV,
+      temperature=hp.temperature,
+      ban_V=ban_V,
+      at_BS=at_BS,
+      time=time,
     )
     gap = ppo.mismatch(logp_BT, rollout.logp_BT, valid_BT)
     metrics = {

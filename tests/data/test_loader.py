@@ -2,6 +2,7 @@
 
 import collections
 
+import numpy as np
 import pytest
 
 from mgrd_jax.data import loader
@@ -86,3 +87,37 @@ def test_augmentation_is_drawn_from_seed_and_position_alone():
     assert [element for element, _ in rows_] == plain[step]
   assert len({number for rows_ in drawn for _, number in rows_}) == 96
   assert mixed(1, tag)[0] != drawn[0]
+
+
+def test_a_part_is_drawn_by_its_weight_however_many_elements_it_has():
+  names = ["a"] * 30 + ["b"] * 10 + ["c"] * 5
+  share_N = loader.element_weights(names, {"a": 1.0, "b": 3.0})
+  assert share_N[:30].sum() == pytest.approx(0.25)
+  assert share_N[30:40].sum() == pytest.approx(0.75)
+  assert not share_N[40:].any()
+  with pytest.raises(ValueError, match="no data: parts .'a', 'b', 'c'."):
+    loader.element_weights(names, {"d": 1.0})
+
+
+def test_buckets_hold_their_elements_and_pad_the_least():
+  rng = np.random.default_rng(0)
+  lengths, share_N = rng.integers(3, 90, 200), rng.random(200)
+  share_N[7] = 0
+
+  def padded(found):
+    return sum(top * share_N[at].sum() for top, at in found)
+
+  for count in (1, 2, 4):
+    found = loader.buckets(lengths, share_N, count=count)
+    assert len(found) == count
+    kept = np.sort(np.concatenate([at for _, at in found]))
+    np.testing.assert_array_equal(kept, np.delete(np.arange(200), 7))
+    assert all(top % 8 == 0 and lengths[at].max() <= top for top, at in found)
+  # No other pair of lengths is better.
+  two = padded(loader.buckets(lengths, share_N, count=2))
+  for cut in range(8, 96, 8):
+    low = lengths <= cut
+    assert two <= cut * share_N[low].sum() + 96 * share_N[~low].sum() + 1e-9
+  assert two < padded(loader.buckets(lengths, share_N, count=1))
+  # Few lengths make few buckets.
+  assert len(loader.buckets([5, 6, 20], np.ones(3), count=9)) == 2

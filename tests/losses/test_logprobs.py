@@ -148,3 +148,27 @@ def test_the_end_token_is_learned_only_inside_the_mask(keep_end, learns):
   # The logits at position 1 predict the token at position 2.
   assert bool(grad_BTV[0, 1, end] < 0) == learns
   assert not grad_BTV[0, 2:].any()
+
+
+@pytest.mark.parametrize("start", [(1, 2), (0, 5), (4, 3)])
+@pytest.mark.parametrize("window", [1, 3, 6, 20])
+def test_a_window_scores_its_tokens_as_the_whole_row_does(
+  logits_BTV, tokens_BT, start, window
+):
+  start_B = jnp.array(start)
+  at_BS = logprobs.predictors(start_B, window, T)
+  assert at_BS.shape[1] == min(window, T)
+  some_BSV = jnp.take_along_axis(logits_BTV, at_BS[..., None], axis=1)
+  whole = np.array(logprobs.token_logprobs(logits_BTV, tokens_BT))
+  whole_entropy = np.array(logprobs.entropy(logits_BTV))
+  got = logprobs.token_logprobs(some_BSV, tokens_BT, at_BS=at_BS)
+  entropy = logprobs.entropy(some_BSV, at_BS=at_BS, time=T)
+  scored = np.zeros((B, T + 1), bool)
+  np.put_along_axis(scored, np.array(at_BS) + 1, True, axis=1)
+  scored = scored[:, :T]
+  for b, t in np.ndindex(B, T):
+    assert scored[b, t] or not t or not start[b] <= t < start[b] + window
+  np.testing.assert_allclose(got, np.where(scored, whole, 0), atol=1e-6)
+  np.testing.assert_allclose(
+    entropy, np.where(scored, whole_entropy, 0), atol=1e-6
+  )
