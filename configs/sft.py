@@ -14,8 +14,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
   config.stage = 1
-  config.steps = 6 if smoke else 840
-  config.save_every = 4 if smoke else 280
+  config.steps = 6 if smoke else 900
+  config.save_every = 4 if smoke else 300
   config.audio_rows = 8 if smoke else 30
   config.pair_rows = 1
   config.text_rows = 8 if smoke else 10
