@@ -14,8 +14,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   smoke = choice["size"] == "smoke"
   config = sft.get_config(choice["size"])
   config.stage = 3
-  config.steps = 4 if smoke else 240
-  config.save_every = 3 if smoke else 120
+  config.steps = 4 if smoke else 300
+  config.save_every = 3 if smoke else 150
   config.questions = 24 if smoke else 900
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
@@ -33,7 +33,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       both=0.1, both_heard=0.05, words_heard=0.03, rule_heard=0.15,
     )
   )
-  config.optim = ConfigDict(dict(lr=1e-3, warmup=10, weight_decay=0.01))
+  config.optim = ConfigDict(dict(lr=1e-3, warmup=20, weight_decay=0.01))
   return config
 
 

@@ -14,11 +14,11 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
   config.stage = 1
-  config.steps = 6 if smoke else 900
-  config.save_every = 4 if smoke else 300
-  config.audio_rows = 8 if smoke else 30
+  config.steps = 6 if smoke else 1100
+  config.save_every = 4 if smoke else 275
+  config.audio_rows = 8 if smoke else 24
   config.pair_rows = 1
-  config.text_rows = 8 if smoke else 10
+  config.text_rows = 8 if smoke else 12
   config.weights = ConfigDict(
     dict(
       # Audio: perception first, label questions on part of the clips.
@@ -34,7 +34,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       # Text.  `sums` and `logic` are shares of both modalities.
       words=0.25,
       describe=0.35,
-      rule=0.3,
+      rule=0.6,
       both=0.2,
       sums=0.08,
       logic=0.08,
@@ -46,7 +46,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       logic_heard=0.02,
     )
   )
-  config.optim = ConfigDict(dict(lr=3e-3, warmup=30, weight_decay=0.01))
+  config.optim = ConfigDict(dict(lr=3e-3, warmup=40, weight_decay=0.01))
   return config
 
 

@@ -31,12 +31,15 @@ def shown(config, workdir, capsys):
 def test_every_stage_tells_its_plan_and_writes_nothing(
   stage, tmp_path, capsys
 ):
-  out = shown(config_of(stage, tmp_path), tmp_path / "out", capsys)
+  config = config_of(stage, tmp_path)
+  out = shown(config, tmp_path / "out", capsys)
   titles = re.findall(r"^# (\w+)", out, re.MULTILINE)
   for title in ("config", "examples", "budget", "parameters", "memory"):
     assert title in titles
-  assert "data.sizes.train.voice = 156\n" in out
-  assert "planned, not made yet; 437 clips" in out
+  sizes = config.data.sizes
+  assert f"data.sizes.train.voice = {sizes.train.voice}\n" in out
+  clips = sum(sum(sizes[k].values()) for k in ("train", "pool", "test"))
+  assert f"planned, not made yet; {clips} clips" in out
   assert not list(tmp_path.iterdir())
 
 

@@ -17,7 +17,7 @@ _LOWEST_BAN = -1e9
 
 
 def token_logprobs(
-  logits_BTV: Float[Array, "*B T V"],
+  logits_BSV: Float[Array, "*B S V"],
   tokens_BT: Int[Array, "*B T"],
   *,
   temperature: float = 1.0,
@@ -33,18 +33,18 @@ def token_logprobs(
   `temperature` and `ban_V`, else the two distributions differ.  At least
   float32 inside and out, whatever the logits are.
 
-  With `at_BS`, from `predictors`, `logits_BTV` holds the logits of those
-  columns alone ([B, S, V]), and tokens that they do not score are 0.
+  With `at_BS`, from `predictors`, `logits_BSV` holds the logits of those
+  columns alone, and tokens that they do not score are 0; without, S is T.
   """
-  scaled_BTV = _scaled(logits_BTV, temperature, ban_V)
+  scaled_BSV = _scaled(logits_BSV, temperature, ban_V)
   # The small arrays are shifted, not the logits: no copy of size BTV.
-  next_BT = jnp.roll(tokens_BT, -1, axis=-1)
+  next_BS = jnp.roll(tokens_BT, -1, axis=-1)
   if at_BS is not None:
-    next_BT = jnp.take_along_axis(next_BT, at_BS, axis=-1)
-  picked_BTV = jnp.take_along_axis(scaled_BTV, next_BT[..., None], axis=-1)
-  normaliser_BT = jax.nn.logsumexp(scaled_BTV, axis=-1)
-  found_BT = picked_BTV[..., 0] - normaliser_BT
-  return _shift_right(_spread(found_BT, at_BS, tokens_BT.shape[-1]))
+    next_BS = jnp.take_along_axis(next_BS, at_BS, axis=-1)
+  picked_BSV = jnp.take_along_axis(scaled_BSV, next_BS[..., None], axis=-1)
+  normaliser_BS = jax.nn.logsumexp(scaled_BSV, axis=-1)
+  found_BS = picked_BSV[..., 0] - normaliser_BS
+  return _shift_right(_spread(found_BS, at_BS, tokens_BT.shape[-1]))
 
 
 def predictors(
@@ -61,7 +61,7 @@ def predictors(
 
 
 def entropy(
-  logits_BTV: Float[Array, "*B T V"],
+  logits_BSV: Float[Array, "*B S V"],
   *,
   temperature: float = 1.0,
   ban_V: Float[Array, " V"] | None = None,
@@ -75,9 +75,9 @@ def entropy(
   Aligned as `token_logprobs`: column t is the choice of token t, column 0
   is 0; with `at_BS`, in rows of `time` columns.
   """
-  logp_BTV = jax.nn.log_softmax(_scaled(logits_BTV, temperature, ban_V))
-  found_BT = -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
-  return _shift_right(_spread(found_BT, at_BS, time))
+  logp_BSV = jax.nn.log_softmax(_scaled(logits_BSV, temperature, ban_V))
+  found_BS = -jnp.sum(jnp.exp(logp_BSV) * logp_BSV, axis=-1)
+  return _shift_right(_spread(found_BS, at_BS, time))
 
 
 def shift_values(

@@ -108,16 +108,16 @@ def test_buckets_hold_their_elements_and_pad_the_least():
     return sum(top * share_N[at].sum() for top, at in found)
 
   for count in (1, 2, 4):
-    found = loader.buckets(lengths, share_N, count=count)
+    found = loader.buckets(lengths.tolist(), share_N, count=count)
     assert len(found) == count
     kept = np.sort(np.concatenate([at for _, at in found]))
     np.testing.assert_array_equal(kept, np.delete(np.arange(200), 7))
     assert all(top % 8 == 0 and lengths[at].max() <= top for top, at in found)
   # No other pair of lengths is better.
-  two = padded(loader.buckets(lengths, share_N, count=2))
+  two = padded(loader.buckets(lengths.tolist(), share_N, count=2))
   for cut in range(8, 96, 8):
     low = lengths <= cut
     assert two <= cut * share_N[low].sum() + 96 * share_N[~low].sum() + 1e-9
-  assert two < padded(loader.buckets(lengths, share_N, count=1))
+  assert two < padded(loader.buckets(lengths.tolist(), share_N, count=1))
   # Few lengths make few buckets.
   assert len(loader.buckets([5, 6, 20], np.ones(3), count=9)) == 2

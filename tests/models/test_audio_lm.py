@@ -164,7 +164,7 @@ def test_a_cache_holds_what_its_own_weights_and_clip_wrote():
   c_BV, c_cache = PREFILL(moved, batches[0], slots=12)
   for other_BV, other in ((b_BV, b_cache), (c_BV, c_cache)):
     assert np.abs(a_BV - other_BV).max() > 1e-3
-    assert np.abs(a_cache.k_BSKH[1] - other.k_BSKH[1]).max() > 1e-3
+    assert np.abs(a_cache.k_BKHS[1] - other.k_BKHS[1]).max() > 1e-3
 
 
 def test_the_value_head_starts_at_its_bias():
