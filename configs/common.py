@@ -63,7 +63,7 @@ def base(size: str) -> ConfigDict:
           ),
           text=200 if smoke else 4000,
           background=100 if smoke else 2000,
-          hint_share=0.95,
+          hint_share=0.85,
         ),
       ),
     )

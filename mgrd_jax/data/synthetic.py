@@ -23,7 +23,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 5  # part of the cache key; a change of this file's output adds one
+FORMAT = 6  # part of the cache key; a change of this file's output adds one
 EVIDENCE = {"sums": "words", "logic": "words"}
 
 

@@ -136,40 +136,20 @@ def _asked(rng, world, family, facts) -> tuple[str, str, tuple[str, ...]]:
   return lexicon.ATTRIBUTE[name], facts[name], options
 
 
-def _compared(rng) -> tuple[str, str, str]:
-  """(description, question, answer) of two voices that differ."""
-  names = list(lexicon.COMPARE)
-  name = names[rng.integers(len(names))]
-  question, high = lexicon.COMPARE[name]
-  values = lexicon.VOICE.attributes[name][0]
-  low = next(v for v in values if v != high)
-  first = rng.random() < 0.5
-  a, b = (high, low) if first else (low, high)
-  noun = lexicon.VOICE.attributes[name][1]
-  text = f"first clip {a} {noun}, second clip {b} {noun}"
-  return text, question, "first" if first else "second"
-
-
 def _describe(rng, world) -> Example:
-  if rng.random() < 0.1:
-    chain, question, answer = _compared(rng)
-    options, kind, meta = ("first", "second"), "choice", {"family": "voice"}
-  else:
-    families = list(lexicon.FAMILIES.values())
-    family = families[rng.choice(3, p=(0.6, 0.25, 0.15))]
-    facts = random_facts(rng, family)
-    chain = lexicon.describe(family, facts)
-    question, answer, options = _asked(rng, world, family, facts)
-    kind = "choice" if options else "number"
-    meta = {"family": family.name}
-    if not options:
-      meta["candidates"] = 3
+  family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.6, 0.25, 0.15))]
+  facts = random_facts(rng, family)
+  chain = lexicon.describe(family, facts)
+  question, answer, options = _asked(rng, world, family, facts)
+  meta = {"family": family.name}
+  if not options:
+    meta["candidates"] = 3
   return Example(
     id="",
     question=f"a clip with {chain}. {question}",
     options=options,
     answer=answer,
-    answer_type=kind,
+    answer_type="choice" if options else "number",
     reasoning=f"{chain}. so {answer}",
     source="describe",
     meta=meta,
