@@ -24,7 +24,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       # Audio: perception first, label questions on part of the clips.
       transcript=0.15,
       caption=0.4,
-      attribute=0.15,
+      attribute=0.4,
       label=0.15,
       count=0.02,
       order=0.03,
