@@ -4,7 +4,6 @@ COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \\
            --workdir=out/encoder
 """
 
-import collections
 import functools
 import pathlib
 
@@ -112,24 +111,17 @@ def _streams(context, config, found, word_ids, classes):
   """Buckets of clip lengths: their streams, and how often each is drawn."""
   elements = list(_elements(context, found, word_ids, classes, 12))
   classes_N = np.array([len(v) for v in classes.values()], np.int32)
-  share_N = loader.element_weights(
-    [e["family"] for e in elements], config.weights.to_dict()
-  )
+  names = [e["family"] for e in elements]
+  share_N = loader.element_weights(names, config.weights.to_dict())
   lengths = [len(e["mel_RM"]) for e in elements]
   streams, shares = [], []
   for frames, at in loader.buckets(
     lengths, share_N, count=config.buckets, multiple=32
   ):
-    parts: dict[str, list] = {}
-    weights: collections.Counter = collections.Counter()
-    for i in at:
-      parts.setdefault(elements[i]["family"], []).append(elements[i])
-      weights[elements[i]["family"]] += share_N[i]
     rows = max(8, round(config.batch_frames / frames))
     streams.append(
       loader.mixture(
-        parts,
-        weights,
+        *loader.grouped(elements, names, share_N, at),
         batch_size=rows,
         collate=functools.partial(
           _collate, frames=frames, classes_N=classes_N
@@ -142,7 +134,7 @@ def _streams(context, config, found, word_ids, classes):
   return streams, np.array(shares) / sum(shares)
 
 
-def recognised(context, params, heads, classes, frames: int) -> dict:
+def recognised(context, params, heads, classes) -> dict:
   """Accuracy of the heads on the test's clips: {attribute: share right}."""
   elements = list(
     _elements(context, targets(context.examples, "test"), {}, classes, 0)
@@ -155,7 +147,8 @@ def recognised(context, params, heads, classes, frames: int) -> dict:
     return heads.apply({"params": params["heads"]}, *states)[1]
 
   hits: dict[str, list] = {name: [] for name in classes}
-  size = 64
+  longest = max((len(e["mel_RM"]) for e in elements), default=0)
+  frames, size = -(-longest // 32) * 32, 64
   classes_N = np.array([len(v) for v in classes.values()], np.int32)
   for start in range(0, len(elements), size):
     part = elements[start : start + size]
@@ -223,11 +216,10 @@ def run(config, workdir, context=None) -> dict:
     )
   params["encoder"] = state.params["encoder"]
   checkpoint.save(workdir / "params", params)
-  frames = -(-max(len(c.mel_RM) for c in context.clips.values()) // 32) * 32
   return {
     "words": len(word_ids),
     "attributes": len(classes),
-    "recognised": recognised(context, state.params, heads, classes, frames),
+    "recognised": recognised(context, state.params, heads, classes),
   }
 
 

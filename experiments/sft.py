@@ -7,8 +7,6 @@ COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \\
            --workdir=out/sft --config.init=out/tiny/stages/00_encoder
 """
 
-import collections
-import dataclasses
 import functools
 import pathlib
 
@@ -39,40 +37,22 @@ def streams(context, config, extra=()):
       continue
     items = [assembly.supervised_item(context, e) for e in some]
     window = max(window, *(int(i.row.loss.sum()) for i in items))
-    share_N = loader.element_weights(
-      [e.source for e in some], config.weights.to_dict()
-    )
+    names = [e.source for e in some]
+    share_N = loader.element_weights(names, config.weights.to_dict())
     lengths = [len(i.row.tokens) for i in items]
-    for top, at in loader.buckets(lengths, share_N, count=count):
+    for time, at in loader.buckets(lengths, share_N, count=count):
+      shape = transforms.shape_of(
+        [items[i] for i in at], width=context.model.encoder.width
+      )
       found.append(
-        _stream(
-          [(some[i].source, items[i], share_N[i]) for i in at],
-          rows=max(1, round(rows * share_N[at].sum())),
-          time=top,
-          width=context.model.encoder.width,
-          seed=(config.seed * 10 + config.stage) * 1000 + 100 * kind + top,
+        loader.mixture(
+          *loader.grouped(items, names, share_N, at),
+          batch_size=max(1, round(rows * share_N[at].sum())),
+          collate=functools.partial(transforms.collate, shape=shape),
+          seed=(config.seed * 10 + config.stage) * 1000 + 100 * kind + time,
         )
       )
   return lambda step: tuple(stream[step] for stream in found), window
-
-
-def _stream(drawn, *, rows: int, time: int, width: int, seed: int):
-  """Batches of one bucket; `drawn` holds (source, item, share)."""
-  parts: dict[str, list] = {}
-  weights: collections.Counter = collections.Counter()
-  for source, item, share in drawn:
-    parts.setdefault(source, []).append(item)
-    weights[source] += share
-  shape = transforms.shape_of([item for _, item, _ in drawn], width=width)
-  return loader.mixture(
-    parts,
-    weights,
-    batch_size=rows,
-    collate=functools.partial(
-      transforms.collate, shape=dataclasses.replace(shape, time=time)
-    ),
-    seed=seed,
-  )
 
 
 def run(config, workdir, context=None, extra=()) -> dict:

@@ -112,6 +112,23 @@ def buckets(
   return [(top, drawn[group_N == i]) for i, top in enumerate(cuts)]
 
 
+def grouped(
+  elements: Sequence, names: Sequence[str], share_N: np.ndarray, at: np.ndarray
+) -> tuple[dict[str, list], dict[str, float]]:
+  """(parts, weights) of `mixture` for a bucket: the elements at `at`.
+
+  A part weighs what its elements in this bucket do, so that over all buckets
+  each element is drawn by its share.
+  """
+  parts: dict[str, list] = {}
+  weights: dict[str, float] = {}
+  for i in at:
+    name = names[i]
+    parts.setdefault(name, []).append(elements[i])
+    weights[name] = weights.get(name, 0.0) + float(share_N[i])
+  return parts, weights
+
+
 class _Elements:
   """A sequence as grain wants one; elements are handed over as they are."""
 

@@ -143,7 +143,7 @@ def _hidden(params, batch: Batch, config: Config):
 def apply(params, batch: Batch, at_BS=None, *, config: Config):
   """logits_BTV of whole sequences; column t predicts token t + 1.
 
-  With `at_BS` the head reads those columns alone: [B, S, V].
+  With `at_BS` the head reads those columns alone: logits_BSV.
   """
   hidden_BTD, head_DV = _hidden(params, batch, config)
   if at_BS is not None:

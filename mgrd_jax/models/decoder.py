@@ -47,11 +47,9 @@ class KVCache:
 def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype) -> KVCache:
   """A zeroed cache of `slots` positions for `rows` sequences."""
   B, K, S, H = rows, config.kv_heads, slots, config.head_dim
-  layers_ = range(config.layers)
-  return KVCache(
-    k_BKHS=tuple(jnp.zeros((B, K, H, S), dtype) for _ in layers_),
-    v_BKSH=tuple(jnp.zeros((B, K, S, H), dtype) for _ in layers_),
-  )
+  k_BKHS = jnp.zeros((B, K, H, S), dtype)
+  v_BKSH = jnp.zeros((B, K, S, H), dtype)
+  return KVCache((k_BKHS,) * config.layers, (v_BKSH,) * config.layers)
 
 
 def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):

@@ -32,6 +32,7 @@ _TENS = {
   )
 }
 _SCALES = {"thousand": 1000, "million": 10**6}
+_BEGINNINGS = frozenset(("hundred", *_SMALL, *_TENS, *_SCALES))
 _ARTICLES = frozenset(("a", "an", "the"))
 _DENIALS = frozenset(
   "not no never neither nor none nothing cannot except excluding without "
@@ -280,7 +281,9 @@ def _collapsed(tokens: list[_Token], text: str) -> list[_Token]:
   """"one hundred and five" as one token; "two, three" stays two."""
   out, i = [], 0
   while i < len(tokens):
-    end, value = _read_words(tokens, i, text)
+    end, value = i, 0
+    if tokens[i].text in _BEGINNINGS:
+      end, value = _read_words(tokens, i, text)
     if end == i:
       out.append(tokens[i])
       i += 1

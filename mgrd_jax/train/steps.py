@@ -151,7 +151,14 @@ def advantages(critic_params, scored, *, values, hp: PPO):
 
 
 def policy_step(
-  state: TrainState, rollout, frozen: dict, *, apply, tx, hp: PPO, ban_V,
+  state: TrainState,
+  rollout,
+  frozen: dict,
+  *,
+  apply,
+  tx,
+  hp: PPO,
+  ban_V,
   window: int,
 ):
   """One on-policy PPO step of the actor (clipped surrogate, no KL).

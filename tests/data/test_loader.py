@@ -121,3 +121,24 @@ def test_buckets_hold_their_elements_and_pad_the_least():
   assert two < padded(loader.buckets(lengths.tolist(), share_N, count=1))
   # Few lengths make few buckets.
   assert len(loader.buckets([5, 6, 20], np.ones(3), count=9)) == 2
+
+
+def test_buckets_together_draw_every_element_by_its_share():
+  names = ["a", "b", "a", "a", "b"]
+  elements = [10, 11, 12, 13, 14]
+  share_N = loader.element_weights(names, {"a": 3.0, "b": 1.0})
+  found = [
+    loader.grouped(elements, names, share_N, at)
+    for _, at in loader.buckets([5, 6, 7, 30, 31], share_N, count=2)
+  ]
+  assert [parts for parts, _ in found] == [
+    {"a": [10, 12], "b": [11]},
+    {"a": [13], "b": [14]},
+  ]
+  drawn = {
+    e: weights[name] / len(parts[name])
+    for parts, weights in found
+    for name in parts
+    for e in parts[name]
+  }
+  assert drawn == pytest.approx(dict(zip(elements, share_N, strict=True)))
