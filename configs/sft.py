@@ -17,7 +17,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.steps = 6 if smoke else 1100
   config.save_every = 4 if smoke else 275
   config.audio_rows = 8 if smoke else 24
-  config.pair_rows = 1
+  config.pair_rows = 3
   config.text_rows = 8 if smoke else 12
   config.weights = ConfigDict(
     dict(
@@ -27,23 +27,27 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       attribute=0.4,
       label=0.15,
       count=0.02,
-      order=0.03,
+      order=0.05,
       compare=0.05,
+      pair=0.05,
       own=0.25,
       chain=0.0,
-      # Text.  `sums` and `logic` are shares of both modalities.
+      # Text.  `sums`, `logic` and `order` are shares of both
+      # modalities.
       words=0.25,
       describe=0.35,
       rule=0.6,
       both=0.2,
       sums=0.08,
       logic=0.08,
-      # The same beside a clip that has nothing to do with the text.
+      # The same beside clips that have nothing to do with the text;
+      # `compared` so alone, or chains on one clip begin with "first".
       words_heard=0.07,
       both_heard=0.09,
       rule_heard=0.08,
       sums_heard=0.02,
       logic_heard=0.02,
+      compared_heard=0.05,
     )
   )
   config.optim = ConfigDict(dict(lr=3e-3, warmup=40, weight_decay=0.01))

@@ -137,6 +137,15 @@ def test_every_stage_has_finite_parameters_and_moves_them(recipe):
     last = found
 
 
+def test_the_encoder_says_what_its_heads_recognise(recipe):
+  folder = recipe.workdir / "stages" / FOLDERS[0]
+  facts = json.loads((folder / "result.json").read_text())["facts"]
+  rates = facts["recognised"]
+  assert len(rates) == facts["attributes"] and "voice.pitch" in rates
+  # For a model of a few steps: shares, and not all of them right.
+  assert all(0 <= r <= 1 for r in rates.values()) and min(rates.values()) < 0.9
+
+
 def test_ppo_took_its_steps_and_measured_them(recipe):
   rows = metrics.read(recipe.workdir / "stages/04_mgrd_1_ppo/metrics.jsonl")
   assert [r["step"] for r in rows] == [0, 1]

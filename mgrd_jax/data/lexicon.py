@@ -124,6 +124,7 @@ THINGS = ("box", "door", "car", "light", "cup")
 LISTEN = "what do you hear?"
 TRANSCRIBE = "what words are spoken?"
 DESCRIBE = "describe the sound."
+DESCRIBE_BOTH = "describe both sounds."
 COUNT = "how many events are there?"
 ORDER = "which sounds come in which order?"
 SUM = "what is the answer to the spoken question?"
@@ -205,6 +206,16 @@ def claim(family: Family, name: str, value: str) -> str:
 def describe(family: Family, facts: dict[str, str]) -> str:
   """All attributes, comma separated, in the family's order."""
   return ", ".join(claim(family, n, facts[n]) for n in family.attributes)
+
+
+def describe_both(first: dict[str, str], second: dict[str, str]) -> str:
+  """What two voices can be compared by: "first clip high pitch, ..."."""
+  clauses = [
+    f"{place} clip "
+    + ", ".join(claim(VOICE, name, facts[name]) for name in COMPARE)
+    for place, facts in (("first", first), ("second", second))
+  ]
+  return ", ".join(clauses)
 
 
 def phrases(label: str, part: str) -> list[str]:

@@ -23,7 +23,8 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 6  # part of the cache key; a change of this file's output adds one
+FORMAT = 7  # part of the cache key; a change of this file's output adds one
+COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 
 
@@ -88,9 +89,7 @@ def plan_clip(rng, kind: str, split: str, world: lexicon.World) -> Clip:
       voice=_pick(rng, _named(synth.VOICES, split)),
     )
   if kind == "order":
-    a, b = rng.choice(len(synth.EVENT_KINDS), 2, replace=False)
-    kinds = (synth.EVENT_KINDS[a], synth.EVENT_KINDS[b])
-    answer = f"{kinds[0]} then {kinds[1]}"
+    kinds, answer = text_tasks.order_answer(rng)
     return Clip(
       kind,
       split,
@@ -278,7 +277,10 @@ def _count_question(out: _Writer, clip: Clip, ref: str) -> None:
 
 
 def _comparisons(rng, out: _Writer, voices, count: int) -> None:
-  """Two-clip questions over short voice clips that differ in one attribute."""
+  """Two-clip questions over short voice clips that differ in one attribute.
+
+  In `train`, the pair is also described, as far as it is ever asked about.
+  """
   made = 0
   while made < count:
     (a, ref_a), (b, ref_b) = _pick(rng, voices), _pick(rng, voices)
@@ -287,6 +289,7 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
     if a.facts[name] == b.facts[name]:
       continue
     made += 1
+    both = {"facts": {}, "meta": {"clips": [a.facts, b.facts]}}
     out.add(
       a,
       [ref_a, ref_b],
@@ -295,9 +298,20 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
       "first" if a.facts[name] == high else "second",
       answer_type="choice",
       options=("first", "second"),
-      facts={},
-      meta={"clips": [a.facts, b.facts]},
+      **both,
     )
+    if a.split == "train":
+      hint = {"hint": True} if rng.random() < 0.5 else {}
+      out.add(
+        a,
+        [ref_a, ref_b],
+        "pair",
+        lexicon.DESCRIBE_BOTH,
+        lexicon.describe_both(a.facts, b.facts),
+        answer_type="text",
+        facts={},
+        meta=both["meta"] | hint,
+      )
 
 
 def questions(
@@ -319,7 +333,7 @@ def questions(
   voices: dict[str, list] = {}
   for clip, ref, length in zip(clips, refs, seconds, strict=True):
     family = lexicon.FAMILIES.get(clip.kind)
-    if clip.kind == "voice" and length <= 2.6:
+    if clip.kind == "voice" and length <= COMPARED_SECONDS:
       voices.setdefault(clip.split, []).append((clip, ref))
     if clip.split == "train":
       _perception(rng, out, clip, ref)
@@ -337,24 +351,38 @@ def questions(
     else:
       _label_question(rng, out, clip, ref, world)
   for found in voices.values():
-    _comparisons(rng, out, found, max(4, len(found) // 10))
+    share = 4 if found[0][0].split == "train" else 10
+    _comparisons(rng, out, found, max(4, len(found) // share))
   return iter(out.rows)
 
 
-def with_background(told, clips, refs, seed: int) -> list[Example]:
+def with_background(told, clips, refs, seconds, seed: int) -> list[Example]:
   """Text examples beside a clip that has nothing to do with them.
+
+  Those on two sounds stand beside two clips.
 
   The reasoning rests on the text alone; without such rows a model that has
   only ever thought about text does not think in whole sentences once audio
   is in its context.  Their sources end in "_heard".
   """
   rng = np.random.default_rng((seed, 17))
-  train = [r for c, r in zip(clips, refs, strict=True) if c.split == "train"]
+  train, short = [], []
+  for clip, ref, length in zip(clips, refs, seconds, strict=True):
+    if clip.split == "train":
+      train.append(ref)
+      if length <= COMPARED_SECONDS:
+        short.append(ref)
+
+  def beside(e):
+    if e.source == "compared":
+      return _pick(rng, short), _pick(rng, short)
+    return (_pick(rng, train),)
+
   return [
     dataclasses.replace(
       e,
       id=f"{e.id}-heard",
-      audio=(_pick(rng, train),),
+      audio=beside(e),
       source=f"{e.source}_heard",
       meta=e.meta | {"background": True},
     )
@@ -411,6 +439,7 @@ def build(
     told = text_tasks.build(
       world, source, sizes.text, seed=seed, hint_share=sizes.hint_share
     )
-    rows += told + with_background(told[: sizes.background], clips, refs, seed)
+    heard = told[: sizes.background]
+    rows += told + with_background(heard, clips, refs, seconds, seed)
   schema.write_manifest(manifest, rows)
   return manifest

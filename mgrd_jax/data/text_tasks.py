@@ -5,16 +5,21 @@
     rule      chain given, only its conclusion is learned
     both      words and description at odds: the hint says which to follow
     sums, logic   questions whose words are the evidence
+    order         two named sounds, and which came first
+    compared      two described voices, and which has more of an attribute
 
 Chains end in "so X"; X is the answer.
 """
 
 import numpy as np
 
+from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon
 from mgrd_jax.data.schema import Example
 
-SOURCES = ("words", "describe", "rule", "sums", "logic", "both")
+SOURCES = ("words", "describe", "rule", "sums", "logic", "both", "order",
+           "compared")  # fmt: skip
+_HINTED = ("describe", "rule", "order", "compared")
 
 
 def choose(rng, gold: str, others, count: int) -> tuple[str, ...]:
@@ -194,6 +199,50 @@ def _spoken(rng, kind: str) -> Example:
   )
 
 
+def order_answer(rng) -> tuple[tuple[str, str], str]:
+  """(kinds, answer) of two different sounds, one after the other."""
+  picked = rng.choice(len(synth.EVENT_KINDS), 2, replace=False)
+  first, second = (synth.EVENT_KINDS[at] for at in picked)
+  return (first, second), f"{first} then {second}"
+
+
+def _order(rng, world) -> Example:
+  chain = f"2 events, {(answer := order_answer(rng)[1])}"
+  return Example(
+    id="",
+    question=f"a clip with {chain}. {lexicon.ORDER}",
+    answer=answer,
+    answer_type="text",
+    reasoning=f"{chain}. so {answer}",
+    source="order",
+    meta={
+      "family": "order",
+      "candidates": len(synth.EVENT_KINDS) * (len(synth.EVENT_KINDS) - 1),
+    },
+  )
+
+
+def _compared(rng, world) -> Example:
+  name = list(lexicon.COMPARE)[rng.integers(len(lexicon.COMPARE))]
+  question, high = lexicon.COMPARE[name]
+  first = random_facts(rng, lexicon.VOICE)
+  second = random_facts(rng, lexicon.VOICE)
+  while first[name] == second[name]:
+    second = random_facts(rng, lexicon.VOICE)
+  chain = lexicon.describe_both(first, second)
+  answer = "first" if first[name] == high else "second"
+  return Example(
+    id="",
+    question=f"{chain}. {question}",
+    options=("first", "second"),
+    answer=answer,
+    answer_type="choice",
+    reasoning=f"{chain}. so {answer}",
+    source="compared",
+    meta={"family": "voice"},
+  )
+
+
 def build(
   world: lexicon.World, source: str, count: int, *, seed: int, hint_share: float
 ) -> list[Example]:
@@ -219,10 +268,14 @@ def build(
       row = _rule(rng, world)
     elif source == "both":
       row = _both(rng, world)
+    elif source == "order":
+      row = _order(rng, world)
+    elif source == "compared":
+      row = _compared(rng, world)
     else:
       row = _spoken(rng, source)
     meta = dict(row.meta)
-    if source in ("describe", "rule") and rng.random() < hint_share:
+    if source in _HINTED and rng.random() < hint_share:
       meta["hint"] = True
     direct = source not in ("rule", "both") and rng.random() < 0.2
     fields = {k: getattr(row, k) for k in row.__dataclass_fields__}

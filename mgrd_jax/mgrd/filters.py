@@ -3,8 +3,8 @@
     reasons(response) == ()   <=>   the chain is kept
 
 Grounded is decided on the waveform: the chain makes claims that signal
-processing supports, none that it contradicts, and they hold better here than
-on other clips.  Where the words are the evidence (spoken sums), the quoted
+processing supports, none that it contradicts, some on each clip, and they
+hold better here than on other clips.  Where the words are the evidence (spoken sums), the quoted
 words must be the ones that were spoken.
 """
 
@@ -94,6 +94,8 @@ def ungrounded(response: Response) -> str | None:
     return "no claim supported"
   if counts.contradicted:
     return "claim contradicted"
+  if len({claim.clip for claim in claims}) < len(example.audio):
+    return "a clip without a claim"
   if response.others:
     own = _support(claims, response.facts)
     base = [_support(claims, facts) for facts in response.others]

@@ -10,6 +10,7 @@ import pytest
 
 from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, synthetic
+from mgrd_jax.grounding import claims
 from mgrd_jax.rewards import answers
 
 KINDS = ("voice", "music", "events", "order", "sums", "logic")
@@ -161,6 +162,13 @@ def test_facts_and_answers_are_those_of_the_clip():
       at = ("first", "second").index(row.answer)
       assert clips[at].facts[name] == high != clips[1 - at].facts[name]
       continue
+    if row.source == "pair":
+      for at, clip in enumerate(clips):
+        said = [c for c in claims.parse(row.answer) if c.clip == at]
+        assert {c.attribute: c.value for c in said} == {
+          name: clip.facts[name] for name in lexicon.COMPARE
+        }
+      continue
     (clip,) = clips
     assert row.meta["facts"] == clip.facts
     if row.source == "attribute":
@@ -179,9 +187,10 @@ def test_every_task_occurs_in_train_and_ids_are_distinct():
     by_split[row.split].add(row.source)
   assert by_split["train"] >= {
     "label", "attribute", "caption", "transcript", "count", "order", "sums",
-    "logic", "compare",
+    "logic", "compare", "pair",
   }  # fmt: skip
-  assert not {"caption", "transcript"} & (by_split["pool"] | by_split["test"])
+  perception = {"caption", "transcript", "pair"}
+  assert not perception & (by_split["pool"] | by_split["test"])
   assert len({row.id for row in ROWS}) == len(ROWS)
 
 

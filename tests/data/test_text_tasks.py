@@ -61,7 +61,7 @@ def test_a_fifth_has_no_reasoning_but_conclusions_always_have(source):
 @each_source
 def test_hints_are_asked_of_attribute_chains_only(source):
   share = np.mean([row.meta.get("hint", False) for row in ROWS[source]])
-  if source in ("describe", "rule"):
+  if source in ("describe", "rule", "order", "compared"):
     assert share == pytest.approx(0.8, abs=0.08)
     none = build(source, 50, hint_share=0.0)
     assert not any(row.meta.get("hint") for row in none)

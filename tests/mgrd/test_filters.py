@@ -64,6 +64,17 @@ def test_one_contradicted_claim_among_true_ones_is_enough():
   assert filters.reasons(response) == ("ungrounded: claim contradicted",)
 
 
+def test_a_comparison_needs_a_claim_on_each_clip():
+  first, second = (truth["mode"] for truth, _ in chains.clips()[:2])
+  pair = dataclasses.replace(chains.example(), audio=("0.wav", "1.wav"))
+  facts = [facts for _, facts in chains.clips()[:2]]
+  heard = {"example": pair, "facts": facts, "others": ()}
+  one = chains.response(said=f"{first} mode", **heard)
+  assert filters.ungrounded(one) == "a clip without a claim"
+  said = f"first clip {first} mode, second clip {second} mode"
+  assert filters.ungrounded(chains.response(said=said, **heard)) is None
+
+
 def test_all_faults_are_told_in_the_order_right_grounded_coherent():
   response = chains.response(acc=0.0, said="a dance", reply="answer: hymn")
   kinds = [r.split(":")[0] for r in filters.reasons(response)]

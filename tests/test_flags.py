@@ -1,0 +1,45 @@
+"""The folder of a run: its config is kept, and programs are kept once."""
+
+import jax
+import ml_collections
+import pytest
+
+from experiments import flags
+
+
+@pytest.fixture
+def no_programs():
+  """No compilation cache during a test; what was set comes back."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  jax.config.update(names[0], None)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_programs_are_kept_beside_the_data(no_programs, tmp_path):
+  flags.compile_once(tmp_path / "cache")
+  kept = jax.config.jax_compilation_cache_dir
+  assert kept == str(tmp_path / "cache" / "programs")
+
+
+def test_a_folder_that_is_set_already_stays(no_programs, tmp_path):
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+  flags.compile_once(tmp_path / "cache")
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
+
+
+def test_a_changed_config_is_refused_and_the_kept_one_left(tmp_path):
+  config = ml_collections.ConfigDict({"steps": 3, "optim": {"lr": 0.1}})
+  flags.save_config(config, tmp_path)
+  kept = (tmp_path / "config.json").read_text()
+  flags.save_config(config, tmp_path)
+  config.optim.lr = 0.2
+  with pytest.raises(ValueError, match=r"changed: optim\.lr\)"):
+    flags.save_config(config, tmp_path)
+  assert (tmp_path / "config.json").read_text() == kept
+  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
