@@ -14,8 +14,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   smoke = choice["size"] == "smoke"
   config = sft.get_config(choice["size"])
   config.stage = 3
-  config.steps = 4 if smoke else 300
-  config.save_every = 3 if smoke else 150
+  config.steps = 4 if smoke else 180
+  config.save_every = 3 if smoke else 90
   config.questions = 24 if smoke else 900
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
@@ -28,12 +28,14 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   # what MGRD replaces, so `words` text is replayed the least.
   config.weights.update(
     dict(
-      chain=0.6, label=0.1, caption=0.12, transcript=0.05, attribute=0.05,
+      chain=0.6, label=0.1, caption=0.2, transcript=0.05, attribute=0.05,
       words=0.15, describe=0.45, rule=0.25, own=0.1,
       both=0.1, both_heard=0.05, words_heard=0.03, rule_heard=0.15,
     )
   )
-  config.optim = ConfigDict(dict(lr=1e-3, warmup=20, weight_decay=0.01))
+  config.optim = ConfigDict(
+    dict(name="muon", lr=1.5e-3, warmup=20, weight_decay=0.01)
+  )
   return config
 
 

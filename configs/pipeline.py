@@ -33,7 +33,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     for field in shared:
       del sub[field]
     config[name] = sub
-  config.text_rlvr.steps = 2 if size == "smoke" else 8
+  config.text_rlvr.steps = 2 if size == "smoke" else 6
   return config
 
 

@@ -24,7 +24,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.modality = choice["modality"]
   config.sources = ("describe", "sums", "logic")
   config.format_reward = choice["format_reward"]
-  config.steps = 2 if smoke else 10
+  config.steps = 2 if smoke else 8
   config.save_every = 1 if smoke else 4
   config.questions = 24 if smoke else 360
   config.prompts = 2 if smoke else 8
@@ -35,7 +35,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.min_selected = 2 if smoke else 8
   config.max_new = 32 if smoke else 40
   config.temperature = 1.0
-  config.warmup = 1 if smoke else 3
+  config.warmup = 1 if smoke else 2
   config.critic_updates = 2
   config.ppo = ConfigDict(
     dict(

@@ -14,10 +14,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
   config.stage = 1
-  config.steps = 6 if smoke else 1100
-  config.save_every = 4 if smoke else 275
+  config.steps = 6 if smoke else 720
+  config.save_every = 4 if smoke else 180
   config.audio_rows = 8 if smoke else 24
-  config.pair_rows = 3
+  config.pair_rows = 4
   config.text_rows = 8 if smoke else 12
   config.weights = ConfigDict(
     dict(
@@ -28,13 +28,13 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       label=0.15,
       count=0.02,
       order=0.05,
-      compare=0.05,
+      compare=0.03,
       pair=0.05,
       own=0.25,
       chain=0.0,
       # Text.  `sums`, `logic` and `order` are shares of both
       # modalities.
-      words=0.25,
+      words=0.35,
       describe=0.35,
       rule=0.6,
       both=0.2,
@@ -42,17 +42,20 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       logic=0.08,
       # The same beside clips that have nothing to do with the text;
       # `compared` so alone, or chains on one clip begin with "first".
-      words_heard=0.07,
+      words_heard=0.14,
       both_heard=0.09,
       rule_heard=0.08,
       sums_heard=0.02,
       logic_heard=0.02,
       compared_heard=0.05,
+      order_heard=0.03,
     )
   )
-  config.optim = ConfigDict(dict(lr=3e-3, warmup=40, weight_decay=0.01))
+  config.optim = ConfigDict(
+    dict(name="muon", lr=4e-3, warmup=40, weight_decay=0.01)
+  )
   return config
 
 
 def get_sweep() -> list[dict]:
-  return [{"optim.lr": lr} for lr in (1e-3, 2e-3, 4e-3)]
+  return [{"optim.lr": lr} for lr in (2e-3, 4e-3, 8e-3)]

@@ -359,7 +359,7 @@ def show(config, workdir) -> None:
   clips = frames * (features.MELS * 2 + model.encoder.width)
   print("\n# memory of the largest stage, estimated, MiB")
   for what, size in (
-    ("params + grads + Adam (16 B each, twice with a critic)", state),
+    ("params + grads + moments (16 B each, twice with a critic)", state),
     ("activations (4 B x rows x columns x (layers x (8 width + 3 ffn + "
      "2 heads x columns) + 2 vocabulary))", alive),
     ("clips (a second: log-mel 100 x 128 x 2 B, states 25 x width x 4 B)",

@@ -191,7 +191,7 @@ def run(config, workdir, context=None) -> dict:
     "heads": recognition.init_heads(key, heads, width),
   }
   # Step.
-  tx = optim.adamw(**config.optim, steps=config.steps)
+  tx = optim.named(**config.optim, steps=config.steps)
   step_fn = functools.partial(
     steps.encoder_step,
     encode=functools.partial(audio_lm.encode, config=context.model),

@@ -69,7 +69,9 @@ def save_config(config, workdir) -> None:
       f"{', '.join(changed)}); choose another --workdir or remove it"
     )
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(text)
+  part = path.with_name(f".{path.name}.part")
+  part.write_text(text)
+  part.replace(path)
 
 
 def _differences(old, new, prefix: str = ""):

@@ -225,7 +225,9 @@ def run(config, workdir) -> dict:
     home = base if base and not last else workdir
     folder = home / "stages" / f"{number:02d}_{name}"
     if number and not context.enc:
+      clock = assembly.stopwatch()
       assembly.encode_clips(context, assembly.restore(init)["encoder"])
+      load_s += clock()
     found = _stage(
       context,
       config,

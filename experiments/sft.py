@@ -67,7 +67,7 @@ def run(config, workdir, context=None, extra=()) -> dict:
   # Data.
   data, window = streams(context, config, extra)
   # Step.
-  tx = optim.adamw(**config.optim, steps=config.steps)
+  tx = optim.named(**config.optim, steps=config.steps)
   step_fn = functools.partial(
     steps.sft_step,
     apply=functools.partial(audio_lm.apply, config=context.model),

@@ -121,10 +121,11 @@ NUMBERS = (
 COLOURS = ("red", "blue", "green", "white", "black")
 THINGS = ("box", "door", "car", "light", "cup")
 
+HEARD = "i hear"  # how a description begins, in captions and in chains
 LISTEN = "what do you hear?"
 TRANSCRIBE = "what words are spoken?"
 DESCRIBE = "describe the sound."
-DESCRIBE_BOTH = "describe both sounds."
+DESCRIBE_BOTH = "describe the {} of both sounds."
 COUNT = "how many events are there?"
 ORDER = "which sounds come in which order?"
 SUM = "what is the answer to the spoken question?"
@@ -208,11 +209,16 @@ def describe(family: Family, facts: dict[str, str]) -> str:
   return ", ".join(claim(family, n, facts[n]) for n in family.attributes)
 
 
-def describe_both(first: dict[str, str], second: dict[str, str]) -> str:
-  """What two voices can be compared by: "first clip high pitch, ..."."""
+def describe_both(
+  first: dict[str, str], second: dict[str, str], names=tuple(COMPARE)
+) -> str:
+  """Some attributes of two voices: "first clip high pitch, second clip ...".
+
+  `names` are by default all that voices are compared by.
+  """
   clauses = [
     f"{place} clip "
-    + ", ".join(claim(VOICE, name, facts[name]) for name in COMPARE)
+    + ", ".join(claim(VOICE, name, facts[name]) for name in names)
     for place, facts in (("first", first), ("second", second))
   ]
   return ", ".join(clauses)

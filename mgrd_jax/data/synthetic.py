@@ -23,7 +23,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 7  # part of the cache key; a change of this file's output adds one
+FORMAT = 10  # part of the cache key; a change of this file's output adds one
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 
@@ -253,7 +253,7 @@ def _perception(rng, out: _Writer, clip: Clip, ref: str) -> None:
       [ref],
       "caption",
       lexicon.DESCRIBE,
-      lexicon.describe(family, clip.facts),
+      f"{lexicon.HEARD} {lexicon.describe(family, clip.facts)}",
       answer_type="text",
       meta=hint,
     )
@@ -279,7 +279,7 @@ def _count_question(out: _Writer, clip: Clip, ref: str) -> None:
 def _comparisons(rng, out: _Writer, voices, count: int) -> None:
   """Two-clip questions over short voice clips that differ in one attribute.
 
-  In `train`, the pair is also described, as far as it is ever asked about.
+  In `train`, that attribute of both is also described.
   """
   made = 0
   while made < count:
@@ -302,12 +302,13 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
     )
     if a.split == "train":
       hint = {"hint": True} if rng.random() < 0.5 else {}
+      described = lexicon.describe_both(a.facts, b.facts, [name])
       out.add(
         a,
         [ref_a, ref_b],
         "pair",
-        lexicon.DESCRIBE_BOTH,
-        lexicon.describe_both(a.facts, b.facts),
+        lexicon.DESCRIBE_BOTH.format(lexicon.VOICE.attributes[name][1]),
+        f"{lexicon.HEARD} {described}",
         answer_type="text",
         facts={},
         meta=both["meta"] | hint,

@@ -75,7 +75,7 @@ def logic_question(rng) -> tuple[str, str, str]:
 
 def _suggestive(rng) -> tuple[lexicon.Family, str, str]:
   """(family, words that point to a label, the label)."""
-  family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.6, 0.25, 0.15))]
+  family = list(lexicon.FAMILIES.values())[rng.choice(3, p=(0.5, 0.3, 0.2))]
   label = family.labels[rng.integers(len(family.labels))]
   if family is lexicon.VOICE:
     pool = lexicon.phrases(label, "train")
@@ -111,6 +111,7 @@ def _both(rng, world) -> Example:
   order = rng.permutation(len(rest))[: 4 - len(options)]
   options += tuple(rest[i] for i in order)
   words = f"{family.surrogate} {said}. that means {suggested}"
+  heard = f"{lexicon.HEARD} {chain}"
   texts = [f"{family.surrogate}: {said}.", f"a clip with {chain}."]
   if rng.random() < 0.5:
     texts.reverse()
@@ -120,7 +121,7 @@ def _both(rng, world) -> Example:
     options=tuple(options[i] for i in rng.permutation(len(options))),
     answer=answer,
     answer_type="choice",
-    reasoning=f"{chain if hint else words}. so {answer}",
+    reasoning=f"{heard if hint else words}. so {answer}",
     source="both",
     meta={"family": family.name} | ({"hint": True} if hint else {}),
   )
@@ -155,7 +156,7 @@ def _describe(rng, world) -> Example:
     options=options,
     answer=answer,
     answer_type="choice" if options else "number",
-    reasoning=f"{chain}. so {answer}",
+    reasoning=f"{lexicon.HEARD} {chain}. so {answer}",
     source="describe",
     meta=meta,
   )
@@ -175,7 +176,7 @@ def _rule(rng, world) -> Example:
     source="rule",
     meta={
       "family": family.name,
-      "given": f"{lexicon.describe(family, facts)}.",
+      "given": f"{lexicon.HEARD} {lexicon.describe(family, facts)}.",
     },
   )
 
@@ -213,7 +214,7 @@ def _order(rng, world) -> Example:
     question=f"a clip with {chain}. {lexicon.ORDER}",
     answer=answer,
     answer_type="text",
-    reasoning=f"{chain}. so {answer}",
+    reasoning=f"{lexicon.HEARD} {chain}. so {answer}",
     source="order",
     meta={
       "family": "order",
@@ -229,15 +230,15 @@ def _compared(rng, world) -> Example:
   second = random_facts(rng, lexicon.VOICE)
   while first[name] == second[name]:
     second = random_facts(rng, lexicon.VOICE)
-  chain = lexicon.describe_both(first, second)
+  chain = lexicon.describe_both(first, second, [name])
   answer = "first" if first[name] == high else "second"
   return Example(
     id="",
-    question=f"{chain}. {question}",
+    question=f"{lexicon.describe_both(first, second)}. {question}",
     options=("first", "second"),
     answer=answer,
     answer_type="choice",
-    reasoning=f"{chain}. so {answer}",
+    reasoning=f"{lexicon.HEARD} {chain}. so {answer}",
     source="compared",
     meta={"family": "voice"},
   )

@@ -11,6 +11,7 @@ the name of an instrument.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 OPPOSITE = {
@@ -250,6 +251,12 @@ def parse(text: str) -> list[Claim]:
   what follows.  Counts of several kinds of event in one clip are
   unverifiable: an onset does not tell its kind.
   """
+  return list(_parse(text))
+
+
+# A model of few words says the same things of many clips.
+@functools.lru_cache(1 << 14)
+def _parse(text: str) -> tuple[Claim, ...]:
   clips = [
     (match.start(), int((match[1] or match[2]).lower() in _SECOND))
     for match in _CLIP.finditer(text)
@@ -269,7 +276,7 @@ def parse(text: str) -> list[Claim]:
       if start <= claim.span[0]:
         index = clip
     placed.append(dataclasses.replace(claim, clip=index))
-  return _one_count(placed)
+  return tuple(_one_count(placed))
 
 
 def talks_of_text(text: str) -> bool:
@@ -283,8 +290,9 @@ def surrogate(text: str) -> bool:
   It speaks of words, a transcript, lyrics, a caption or a title and makes no
   claim that a waveform could support (lexical textual surrogate).
   """
-  checkable = any(c.attribute != "unverifiable" for c in parse(text))
-  return talks_of_text(text) and not checkable
+  if not talks_of_text(text):
+    return False
+  return all(claim.attribute == "unverifiable" for claim in parse(text))
 
 
 def denies_hearing(text: str) -> bool:

@@ -127,7 +127,7 @@ class Decoder(nn.Module):
     """
     c = self.config
     D, V = c.width, c.vocab
-    embed_VD = self.param("embed_VD", nn.initializers.normal(0.02), (V, D))
+    embed_VD = self.param("embed_VD", layers.fan_in(D), (V, D))
     head_DV = self.param("head_DV", layers.fan_in(D), (D, V))
     norm_D = self.param("norm_D", nn.initializers.ones, (D,))
     w = self.weights()

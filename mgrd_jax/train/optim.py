@@ -1,9 +1,22 @@
-"""Optimisers: AdamW with warm-up, cosine or constant rate, global clip."""
+"""Optimisers: AdamW or Muon, warm-up, cosine or constant rate, global clip."""
 
 import jax
 import optax
+from optax import contrib
 
 from mgrd_jax import sharding
+
+
+def named(name: str, **fields) -> optax.GradientTransformation:
+  """The optimiser of that name: "adamw" or "muon".
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  kinds = {"adamw": adamw, "muon": muon}
+  if name not in kinds:
+    raise ValueError(f"unknown optimiser {name!r}; have {sorted(kinds)}")
+  return kinds[name](**fields)
 
 
 def adamw(
@@ -27,19 +40,10 @@ def adamw(
       stacked over layers too, do not decay.
     clip: global gradient norm.
   """
-  decay = (
-    optax.constant_schedule(lr)
-    if final == 1.0
-    else optax.cosine_decay_schedule(lr, max(steps - warmup, 1), final)
-  )
-  schedule = decay
-  if warmup:
-    ramp = optax.linear_schedule(lr / warmup, lr, warmup)
-    schedule = optax.join_schedules([ramp, decay], [warmup])
   return optax.chain(
     optax.clip_by_global_norm(clip),
     optax.adamw(
-      schedule,
+      _schedule(lr, steps, warmup, final),
       b2=0.98,
       weight_decay=weight_decay,
       mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
@@ -47,6 +51,73 @@ def adamw(
   )
 
 
-def _decays(path, leaf) -> bool:
+def muon(
+  *,
+  lr: float,
+  steps: int,
+  warmup: int = 0,
+  final: float = 0.1,
+  weight_decay: float = 0.0,
+  clip: float = 1.0,
+) -> optax.GradientTransformation:
+  """Muon for the maps inside the network, AdamW for the rest, at one rate.
+
+  Muon (Jordan et al. 2024) moves a matrix along its orthogonalised momentum;
+  scaled to the size of AdamW's step (Liu et al. 2025, arXiv 2502.16982,
+  section 2.2) it takes AdamW's `lr`.  Embeddings, the head, positions, norms
+  and biases are AdamW's.  Only what Muon moves decays.
+
+  Args: as `adamw`.
+  """
+  rate = _schedule(lr, steps, warmup, final)
+  return optax.chain(
+    optax.clip_by_global_norm(clip),
+    contrib.muon(
+      rate,
+      adam_learning_rate=rate,
+      adam_b2=0.98,
+      weight_decay=weight_decay,
+      consistent_rms=0.2,
+      muon_weight_dimension_numbers=lambda params: (
+        jax.tree_util.tree_map_with_path(_map_axes, params)
+      ),
+    ),
+  )
+
+
+def _schedule(lr, steps, warmup, final):
+  decay = (
+    optax.constant_schedule(lr)
+    if final == 1.0
+    else optax.cosine_decay_schedule(lr, max(steps - warmup, 1), final)
+  )
+  if not warmup:
+    return decay
+  ramp = optax.linear_schedule(lr / warmup, lr, warmup)
+  return optax.join_schedules([ramp, decay], [warmup])
+
+
+def _is_matrix(path) -> bool:
   axes = sharding.suffix(path).strip("L")
   return len(axes) > 1 and "bias" not in jax.tree_util.keystr(path[-1:])
+
+
+def _decays(path, leaf) -> bool:
+  return _is_matrix(path)
+
+
+def _map_axes(path, leaf) -> contrib.MuonDimensionNumbers | None:
+  """Input and output axes of a map; None for what is none.
+
+  Maps start from a width (q_DNH, up_EF, down_FD) or from two axes that stand
+  for one (out_NHD, conv_REE); layers are stacked in front.
+  """
+  axes = sharding.suffix(path).strip("L")
+  if not _is_matrix(path) or set(axes) & {"V", "A"}:
+    return None
+  inputs = 1 if axes[0] in "DEF" else 2
+  if inputs == len(axes):
+    return None
+  first = leaf.ndim - len(axes)
+  at = tuple(range(first, leaf.ndim))
+  return contrib.MuonDimensionNumbers(at[:inputs], at[inputs:])

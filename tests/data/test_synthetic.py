@@ -163,11 +163,11 @@ def test_facts_and_answers_are_those_of_the_clip():
       assert clips[at].facts[name] == high != clips[1 - at].facts[name]
       continue
     if row.source == "pair":
-      for at, clip in enumerate(clips):
-        said = [c for c in claims.parse(row.answer) if c.clip == at]
-        assert {c.attribute: c.value for c in said} == {
-          name: clip.facts[name] for name in lexicon.COMPARE
-        }
+      first, second = claims.parse(row.answer)
+      assert (first.clip, second.clip) == (0, 1)
+      assert first.attribute == second.attribute in lexicon.COMPARE
+      for claim, clip in zip((first, second), clips, strict=True):
+        assert claim.value == clip.facts[claim.attribute]
       continue
     (clip,) = clips
     assert row.meta["facts"] == clip.facts

@@ -86,7 +86,9 @@ def test_a_conclusion_follows_a_given_chain_that_is_not_its_target():
 def facts_of(text, family):
   """The attributes that a list of claims names."""
   facts = {}
-  for claim in text.rstrip(".").split(", "):
+  assert text.startswith(f"{lexicon.HEARD} ")
+  listed = text.removeprefix(lexicon.HEARD).strip(" .")
+  for claim in listed.split(", "):
     for name, (values, noun) in family.attributes.items():
       value, _, rest = claim.partition(" ")
       if rest == noun and value in values:

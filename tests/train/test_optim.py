@@ -69,3 +69,58 @@ def test_matrices_decay_and_scales_and_biases_do_not():
   moved = {name for name, u in updates.items() if np.abs(u).max() > 0}
   assert moved == {"up_DF", "q_LDNH", "embed_VD"}
   np.testing.assert_allclose(updates["up_DF"], -0.1, rtol=1e-6)
+
+
+MAPS = {
+  # name: (shape, shape as layers x inputs x outputs)
+  "up_DF": ((4, 6), (1, 4, 6)),
+  "q_LDNH": ((2, 8, 2, 3), (2, 8, 6)),
+  "out_LNHD": ((2, 2, 3, 8), (2, 6, 8)),
+  "conv_REE": ((3, 4, 4), (1, 12, 4)),
+}
+REST = {
+  "embed_VD": (9, 8),
+  "head_DV": (8, 9),
+  "position_AE": (5, 4),
+  "query_NE": (3, 4),
+  "attn_norm_LD": (2, 8),
+  "q_bias_LNH": (2, 2, 3),
+  "bias": (),
+}
+
+
+def random(shapes):
+  keys = jax.random.split(jax.random.key(0), len(shapes))
+  return {
+    name: jax.random.normal(key, shape)
+    for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+  }
+
+
+def test_muon_moves_maps_along_orthogonal_matrices_of_adams_size():
+  grads = random({name: shape for name, (shape, _) in MAPS.items()})
+  tx = optim.muon(lr=1.0, steps=9, final=1.0)
+  (updates,) = moves(tx, 1, grads, grads)
+  for name, (_, (count, rows, columns)) in MAPS.items():
+    for step in np.reshape(updates[name], (count, rows, columns)):
+      # Newton and Schulz in five steps: singular values of about one, times
+      # 0.2 sqrt(max(rows, columns)).
+      values = np.linalg.svd(step, compute_uv=False)
+      size = 0.2 * max(rows, columns) ** 0.5
+      assert 0.5 * size < values.min() <= values.max() < 1.4 * size, name
+
+
+def test_muon_leaves_what_is_no_map_to_adam():
+  shapes = {name: shape for name, (shape, _) in MAPS.items()} | REST
+  grads = random(shapes)
+  (updates,) = moves(optim.muon(lr=0.1, steps=9, final=1.0), 1, grads, grads)
+  for name, update in updates.items():
+    # Adam's first step is the gradient's sign.
+    sizes = np.abs(update)
+    signs = np.allclose(sizes, sizes.flat[0], rtol=1e-4)
+    assert signs == (name in REST), name
+
+
+def test_an_unknown_optimiser_is_refused_by_name():
+  with pytest.raises(ValueError, match="unknown optimiser 'sgd'"):
+    optim.named("sgd", lr=0.1, steps=3)
