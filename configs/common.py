@@ -61,8 +61,8 @@ def base(size: str) -> ConfigDict:
           test=sized(
             voice=400, music=130, events=90, order=15, sums=40, logic=40
           ),
-          text=200 if smoke else 4000,
-          background=100 if smoke else 2000,
+          text=200 if smoke else 3000,
+          background=100 if smoke else 1500,
           hint_share=0.85,
         ),
       ),

@@ -13,8 +13,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   choice = common.parse_arg(arg)
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
-  config.steps = 6 if smoke else 1300
-  config.save_every = 4 if smoke else 325
+  config.steps = 6 if smoke else 1200
+  config.save_every = 4 if smoke else 300
   config.buckets = 1 if smoke else 3
   config.batch_frames = 2000
   config.ctc_weight = 1.0

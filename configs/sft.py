@@ -14,8 +14,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config = common.base(choice["size"])
   smoke = choice["size"] == "smoke"
   config.stage = 1
-  config.steps = 6 if smoke else 720
-  config.save_every = 4 if smoke else 180
+  config.steps = 6 if smoke else 800
+  config.save_every = 4 if smoke else 200
   config.audio_rows = 8 if smoke else 24
   config.pair_rows = 4
   config.text_rows = 8 if smoke else 12
@@ -42,11 +42,11 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       logic=0.08,
       # The same beside clips that have nothing to do with the text;
       # `compared` so alone, or chains on one clip begin with "first".
-      words_heard=0.14,
+      words_heard=0.1,
       both_heard=0.09,
       rule_heard=0.08,
-      sums_heard=0.02,
-      logic_heard=0.02,
+      sums_heard=0.03,
+      logic_heard=0.03,
       compared_heard=0.05,
       order_heard=0.03,
     )

@@ -23,7 +23,6 @@ from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema, sources, synthetic, transforms
 from mgrd_jax.data.schema import Example
-from mgrd_jax.grounding import controls
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rollout import engine, sampling
 from mgrd_jax.text import chat
@@ -102,7 +101,13 @@ class Context:
 
 
 def load(config, workdir) -> Context:
-  """Builds or finds the data, the tokenizer and the log-mels."""
+  """Builds or finds the data, the tokenizer and the log-mels.
+
+  Raises:
+    ValueError: config.init belongs to a run of another seed or model.
+  """
+  if config.init:
+    same_run("init", config.init, config, ("seed", "model"))
   mesh = sharding.make_mesh()
   examples, stores, skipped = _examples(config.data, config.seed)
   refs = sorted({ref for e in examples for ref in e.audio})
@@ -116,6 +121,28 @@ def load(config, workdir) -> Context:
   return Context(
     config, mesh, tokenizer, model, examples, clips, {}, facts, skipped
   )
+
+
+def same_run(field: str, folder, config, names: Sequence[str]) -> None:
+  """Refuses a checkpoint that was made with other values of some fields.
+
+  The rules behind the questions are drawn from the seed, so a model of
+  another seed would be asked about a world that it has never seen.  A folder
+  of no run (no config.json above it) is taken as it is.
+  """
+  folder = pathlib.Path(folder)
+  for home in (folder, *folder.parents):
+    if (home / "config.json").exists():
+      break
+  else:
+    return
+  made = json.loads((home / "config.json").read_text())
+  for name in names:
+    if made.get(name) != config[name]:
+      raise ValueError(
+        f"config.{field}={folder}: made with {name} {made.get(name)!r}, not "
+        f"{config[name]!r}; give --config.{name} the same value"
+      )
 
 
 def build_tokenizer(examples) -> tokenizer_lib.HFTokenizer:
@@ -152,9 +179,17 @@ class _Stores:
       sources.ClipStore(r, max_seconds=max_seconds) for r in roots
     ]
 
+  def files(self, refs: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(path, bytes, time of change) of every file that the refs lead to."""
+    paths = set()
+    for ref in refs:
+      index, inner = ref.split(":", 1)
+      file, _ = schema.split_ref(inner)
+      paths.add(self._stores[int(index)].root / file)
+    found = [(p, p.stat()) for p in sorted(paths)]
+    return [(str(p.absolute()), s.st_size, s.st_mtime_ns) for p, s in found]
+
   def wave(self, ref: str) -> np.ndarray:
-    if ref.startswith("silent/"):
-      return controls.silence(self.wave(ref.removeprefix("silent/")))
     index, inner = ref.split(":", 1)
     return self._stores[int(index)].wave(inner)
 
@@ -191,22 +226,43 @@ def _examples(data, seed: int):
       examples.append(row)
   if data.manifest:
     # The user's questions are the test; the built-in ones stay to train on.
-    examples = [
-      e for e in examples if e.split != "test" or not e.id.startswith("test-")
-    ]
     own = [e for e in examples if e.meta.get("own")]
     if not own:
       raise SystemExit(f"{data.manifest}: no row can be used; run "
                        f"python -m experiments.prepare check {data.manifest}")
     if not any(e.split == "test" for e in own):
-      held = {e.id for e in own[::5]}
-      examples = [
-        dataclasses.replace(e, split="test") if e.id in held else e
-        for e in examples
-      ]
+      own = _hold_out(own)
+    built_in = [e for e in examples if not e.meta.get("own")]
+    examples = [e for e in built_in if e.split != "test"] + own
   if skipped:
     print(f"skipped {len(skipped)} rows; the first: {skipped[0]}")
   return examples, stores, skipped
+
+
+def _hold_out(rows: list[Example], share: int = 5) -> list[Example]:
+  """Every fifth clip is the test, with all questions about it.
+
+  Where a question is about several clips, all of them go the same way.
+  Questions without a clip stay to train on.
+  """
+  group = {ref: ref for row in rows for ref in row.audio}
+
+  def root(ref):
+    while group[ref] != ref:
+      ref = group[ref]
+    return ref
+
+  for row in rows:
+    for ref in row.audio:
+      group[root(ref)] = root(row.audio[0])
+  roots = dict.fromkeys(root(row.audio[0]) for row in rows if row.audio)
+  held = set(list(roots)[::share])
+  return [
+    dataclasses.replace(row, split="test")
+    if row.audio and root(row.audio[0]) in held
+    else row
+    for row in rows
+  ]
 
 
 def _own_row(row: Example) -> Example:
@@ -230,9 +286,10 @@ def _facts(data, examples, stores, clips) -> dict:
       for ref in e.audio
     }
   )
-  key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:12]
-  roots = "-".join(str(s.root) for s in stores._stores)
-  key += hashlib.sha256(roots.encode()).hexdigest()[:6]
+  # Whatever the facts depend on: the clips' files, and how they are measured.
+  code = pathlib.Path(measure.__file__).read_text()
+  depends = [code, *wanted, *map(str, stores.files(wanted))]
+  key = hashlib.sha256("\n".join(depends).encode()).hexdigest()[:18]
   path = pathlib.Path(data.cache) / f"facts-{key}.json"
   if path.exists():
     return json.loads(path.read_text())

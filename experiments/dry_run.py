@@ -95,21 +95,20 @@ def plan(data, seed: int) -> Plan:
     world = lexicon.draw_world(seed)
     clips = synthetic.plan(sizes, seed, world)
     refs = [str(i) for i in range(len(clips))]
+    # Only short clips are compared, and a planned one passes for short.
+    short = [min(PLANNED_SECONDS, synthetic.COMPARED_SECONDS)] * len(clips)
     built_in = list(
       synthetic.questions(
-        clips,
-        refs,
-        # Only short clips are compared, and a planned one passes for short.
-        [min(PLANNED_SECONDS, 2.5)] * len(clips),
-        world,
-        seed=seed,
-        labelled=data.labelled,
+        clips, refs, short, world, seed=seed, labelled=data.labelled
       )
     )
     for source in text_tasks.SOURCES:
-      built_in += text_tasks.build(
+      told = text_tasks.build(
         world, source, sizes.text, seed=seed, hint_share=sizes.hint_share
       )
+      heard = told[: sizes.background]
+      built_in += told
+      built_in += synthetic.with_background(heard, clips, refs, short, seed)
     seconds = PLANNED_SECONDS * len(clips)
   found, roots = _placed(built_in, 0), [folder]
   if data.manifest:
@@ -217,11 +216,15 @@ def work(config, planned: Plan, tokenizer) -> list[Work]:
       found.append(Work("rollouts", rows, long, config.steps, True))
   if "audio_rows" in config:
     train = [e for e in planned.examples if e.split == "train"]
-    heard = longest([e for e in train if e.audio])
-    told = longest([e for e in train if not e.audio])
-    found.append(Work("audio", config.audio_rows, heard, config.steps, True))
-    found.append(Work("text", config.text_rows, told, config.steps, True))
-  if not found:
+    train = [e for e in train if config.weights.get(e.source, 0) > 0]
+    for name, rows, some in (
+      ("audio", config.audio_rows, [e for e in train if len(e.audio) == 1]),
+      ("pairs", config.pair_rows, [e for e in train if len(e.audio) > 1]),
+      ("text", config.text_rows, [e for e in train if not e.audio]),
+    ):
+      if some:
+        found.append(Work(name, rows, longest(some), config.steps, True))
+  if not {"questions", "audio_rows"} & set(config):
     test = [e for e in planned.examples if e.split == "test"]
     long = longest(test, supervised=False) + config.max_new
     modes = len(evaluate.MODES)
@@ -293,7 +296,9 @@ def _show_batch(tokenizer, planned: Plan, config) -> None:
   train = [e for e in planned.examples if e.split == "train"]
   if "batch_frames" in config:
     print("\n# of a first batch (what each clip teaches)")
-    clips = [e for e in train if len(e.audio) == 1]
+    clips = [
+      e for e in train if len(e.audio) == 1 and not e.meta.get("background")
+    ]
     for e in {e.meta.get("family", "own"): e for e in clips}.values():
       said = e.transcript or ""
       print(f"{e.audio[0]}: {e.meta.get('facts', e.answer)} words: {said!r}")

@@ -3,7 +3,7 @@
     test questions x {think, direct, silence, swap} --greedy--> items, M
 
 COMMAND: python -m experiments.evaluate --config=configs/evaluate.py:tiny \\
-           --workdir=out/eval --config.init=out/tiny/stages/05_mgrd_2_ppo
+           --workdir=out/eval --config.init=out/tiny/stages/06_mgrd_2_ppo
 """
 
 import functools
@@ -28,6 +28,8 @@ def respond(
 
   `refs` puts other clips in the place of each example's own.
   """
+  if not examples:
+    return []
   refs = refs or [e.audio for e in examples]
   items = [
     assembly.prompt_item(context, e, refs=r, hint=hint, direct=direct)
@@ -136,7 +138,8 @@ def run(config, workdir, context=None, params=None) -> dict:
       # Of the questions answered right, does the answer follow the clip?
       follow = [i["follow"] for i in items if i["id"] in right]
       found[mode]["follow"] = float(np.mean(follow)) if follow else None
-      found[mode]["chance"] = float(np.mean([i["chance"] for i in items]))
+      own = [i["chance"] for i in items]
+      found[mode]["chance"] = float(np.mean(own)) if own else None
   assembly.write_lines(workdir / "items.jsonl", lines)
   assembly.write_json(workdir / "metrics.json", found)
   return found

@@ -125,7 +125,7 @@ def filtered(found, *, config, workdir, grounding: bool):
 
 def questions(context, config) -> list:
   """The pool: built-in questions set aside for it, and the user's own."""
-  own = [e for e in context.split("train") if e.meta.get("own")]
+  own = [e for e in context.split("train") if e.meta.get("own") and e.audio]
   pool = [e for e in context.split("pool") if e.audio]
   order = np.random.default_rng(config.seed).permutation(len(pool))
   return own + [pool[i] for i in order[: config.questions]]

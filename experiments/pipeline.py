@@ -31,6 +31,8 @@ def plan(config) -> list[tuple[str, object, object]]:
     ("cold_start", sft, config.cold_start),
     ("text_rlvr", rlvr, config.text_rlvr),
   ]
+  if config.rounds < 1:
+    raise ValueError(f"config.rounds={config.rounds}: at least one is needed")
   for t in range(1, config.rounds + 1):
     stages.append((f"mgrd_{t}_sft", mgrd, config.mgrd))
     stages.append((f"mgrd_{t}_ppo", rlvr, config.audio_rlvr))
@@ -86,12 +88,15 @@ def _line(found: dict) -> str:
   seconds = f"{found['wall_s']:.0f} + {found['evaluate_s']:.0f} s"
   if not e:
     return f"{found['name']:<12} {seconds}"
-  held = e["think"]["acc_heldout"], e["direct"]["acc_heldout"]
-  held = "/".join("–" if h is None else f"{h:.3f}" for h in held)
+
+  def shown(mode, key="acc"):
+    value = e[mode][key]
+    return "–" if value is None else f"{value:.3f}"
+
+  held = f"{shown('think', 'acc_heldout')}/{shown('direct', 'acc_heldout')}"
   return (
-    f"{found['name']:<12} think {e['think']['acc']:.3f}  "
-    f"direct {e['direct']['acc']:.3f}  held-out {held}  "
-    f"silence {e['silence']['acc']:.3f}  swap {e['swap']['acc']:.3f}  "
+    f"{found['name']:<12} think {shown('think')}  direct {shown('direct')}  "
+    f"held-out {held}  silence {shown('silence')}  swap {shown('swap')}  "
     f"({seconds})"
   )
 
@@ -114,23 +119,45 @@ def _controls(context, config, folders, workdir) -> dict:
   block = ConfigDict(config.mgrd.to_dict())
   block.grounding = False
   block.sampled = str(folders["mgrd_1_sft"] / "sampled.jsonl")
-  found = _stage(
-    context,
-    config,
-    "mgrd_without_grounding_filter",
-    mgrd,
-    block,
-    number=3,
-    folder=workdir / "controls" / "mgrd_without_grounding_filter",
-    init=before,
-    last=False,
-  )
-  print(_line(found | {"name": "no grounding"}))
+  folder = workdir / "controls" / "mgrd_without_grounding_filter"
+  unfiltered = _done(folder)
+  if not unfiltered:
+    clock = assembly.stopwatch()
+    own = stage_config(config, block, number=3, init=str(before), last=False)
+    facts = mgrd.run(own, folder, context)
+    own = stage_config(
+      config, config.evaluate, number=3, init="", last=False
+    )
+    think, _ = evaluate.measure(
+      context, assembly.restore(folder), config=own, mode="think"
+    )
+    unfiltered = {"facts": facts, "think": think, "wall_s": clock()}
+    assembly.write_json(folder / "result.json", unfiltered)
+  for name, found in (("hint alone", elicited), ("no filter", unfiltered)):
+    print(
+      f"{name:<12} think {found['think']['acc']:.3f}  ({found['wall_s']:.0f} s)"
+    )
   return {
     "elicited_before_mgrd": elicited["think"],
-    "mgrd_without_grounding_filter": found["evaluation"],
-    "seconds": elicited["wall_s"] + found["wall_s"] + found["evaluate_s"],
+    "mgrd_without_grounding_filter": unfiltered["think"],
+    "seconds": elicited["wall_s"] + unfiltered["wall_s"],
   }
+
+
+def _folder(home, number: int, name: str) -> pathlib.Path:
+  return home / "stages" / f"{number:02d}_{name}"
+
+
+def _base(config, stages) -> pathlib.Path | None:
+  """The run whose stages but the last are taken over; None without one."""
+  if not config.base:
+    return None
+  base = pathlib.Path(config.base)
+  assembly.same_run("base", base, config, ("seed", "model", "rounds"))
+  for number, (name, _, _) in enumerate(stages[:-1]):
+    if not _done(_folder(base, number, name)):
+      raise ValueError(f"config.base={base}: {name} is not finished there")
+  return base
 
 
 def _commit() -> str:
@@ -167,6 +194,12 @@ def _samples(workdir, folders, limit: int = 6) -> list[dict]:
   return out
 
 
+def _ppo(facts: dict) -> dict:
+  """How many questions a PPO stage chose, and how many steps it took."""
+  names = ("questions", "selected", "steps")
+  return {"ppo": {n: facts[n] for n in names}} if "selected" in facts else {}
+
+
 def summarise(config, results, controls, load_s: float, context) -> dict:
   """The report, as report.json holds it."""
   usage = (
@@ -194,7 +227,7 @@ def summarise(config, results, controls, load_s: float, context) -> dict:
     "peak_rss_mb": max(usage) / 1024,
     "params": sum(x.size for x in jax.tree.leaves(params)),
     "stages": [
-      {"name": r["name"]} | r["evaluation"]
+      {"name": r["name"]} | _ppo(r["facts"]) | r["evaluation"]
       for r in results
       if r["evaluation"]
     ],
@@ -206,8 +239,15 @@ def summarise(config, results, controls, load_s: float, context) -> dict:
 
 
 def run(config, workdir) -> dict:
-  """All stages; writes report.md, report.json and the last checkpoint."""
+  """All stages; writes report.md, report.json and the last checkpoint.
+
+  Raises:
+    ValueError: config.base is not a whole run of the same seed, model, data.
+  """
   workdir = pathlib.Path(workdir)
+  flags.save_config(config, workdir)
+  stages = plan(config)
+  base = _base(config, stages)
   clock = assembly.stopwatch()
   # Mesh, data.
   context = assembly.load(config, workdir)
@@ -217,13 +257,11 @@ def run(config, workdir) -> dict:
     f"({load_s:.0f} s); devices: {jax.device_count()}"
   )
   # Model, step, loop: one stage after another.
-  base = pathlib.Path(config.base) if config.base else None
-  stages = plan(config)
   results, folders, init = [], {}, ""
   for number, (name, script, block) in enumerate(stages):
     last = number + 1 == len(stages)
     home = base if base and not last else workdir
-    folder = home / "stages" / f"{number:02d}_{name}"
+    folder = _folder(home, number, name)
     if number and not context.enc:
       clock = assembly.stopwatch()
       assembly.encode_clips(context, assembly.restore(init)["encoder"])

@@ -1,6 +1,6 @@
 """Checks and prepares data of one's own, before anything trains on it.
 
-  python -m experiments.prepare check MANIFEST [--max_seconds=60]
+  python -m experiments.prepare check MANIFEST [--max_seconds=20]
   python -m experiments.prepare shard MANIFEST --out=DIR
   python -m experiments.prepare labels --csv=FILE --audio_column=file \\
       --label_column=class_name --split_column=fold --test_splits=3 \\
@@ -24,12 +24,13 @@ import rich.console
 import rich.progress
 import rich.table
 
+from configs import common
 from mgrd_jax.audio import io
 from mgrd_jax.data import labels as labelled
 from mgrd_jax.data import schema, sources
 
-# A longer clip is most likely the wrong file, and decoding it fills the memory.
-_MAX_SECONDS = 600.0
+# Training leaves out the rows of longer clips.
+_MAX_SECONDS = common.base("tiny").data.max_seconds
 _RECEIPT = "prepare.json"
 
 
@@ -122,10 +123,16 @@ def _track(rows, verb: str):
 
 
 def _unreadable(store, line, example) -> list[schema.Refusal]:
-  return [
-    schema.Refusal(line, example.id, p.field, p.reason, p.fix)
-    for p in sources.check_clips(store, example)
-  ]
+  refusals = []
+  for p in sources.check_clips(store, example):
+    fix = p.fix
+    if p.reason == "too long":
+      fix = (
+        f"{fix.removesuffix(': cut it')}: cut it, training leaves out clips "
+        f"over {_MAX_SECONDS:g} s"
+      )
+    refusals.append(schema.Refusal(line, example.id, p.field, p.reason, fix))
+  return refusals
 
 
 def _report(good: int, refusals: list[schema.Refusal]) -> None:
@@ -239,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max_seconds",
         type=float,
         default=_MAX_SECONDS,
-        help="refuse longer clips (%(default)g)",
+        help="refuse longer clips (%(default)g, as training does)",
       )
     if run is shard:
       sub.add_argument("--out", required=True, help="a new folder")

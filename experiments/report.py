@@ -106,15 +106,16 @@ def _above_chance(at: Callable[[Mapping], Mapping], mode: str):
 
 
 def _lost_by_ppo(run: Mapping) -> float | None:
+  """Points; None where the last PPO stage took no step."""
   before, after = _mended(run), _final(run)
+  if number(after, "ppo", "steps") == 0:
+    return None
   return points(number(before, "think", "acc"), number(after, "think", "acc"))
 
 
 def _control(name: str):
   def measure(run):
-    found = {"name": name} | ((run.get("controls") or {}).get(name) or {})
-    acc = number(found, "think", "acc")
-    return points(number(found, "acc") if acc is None else acc, 0.0)
+    return points(number(run, "controls", name, "acc"), 0.0)
 
   return measure
 

@@ -149,7 +149,7 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
 
 def _programs(context, config):
   """(txs, jitted functions) of actor and critic."""
-  hp = steps.PPO(**config.ppo)
+  hp = steps.PPO(**config.ppo, temperature=config.temperature)
   values = functools.partial(audio_lm.values, config=context.model)
   apply = functools.partial(audio_lm.apply, config=context.model)
   ban_V = assembly.ban_vector(context)
@@ -252,7 +252,7 @@ def run(config, workdir, context=None) -> dict:
     examples = [told[i] for i in order]
   # Selection by pass@8.
   chosen = selected(context, params, examples, config=config, workdir=workdir)
-  result = {"questions": len(examples), "selected": len(chosen)}
+  result = {"questions": len(examples), "selected": len(chosen), "steps": 0}
   if len(chosen) < config.min_selected:
     print(
       f"{workdir.name}: {len(chosen)} of {len(examples)} questions are of "
@@ -263,6 +263,7 @@ def run(config, workdir, context=None) -> dict:
     # Loop.
     sampler = Sampler(context, examples, chosen, config)
     trained = _train(context, params, sampler, config=config, workdir=workdir)
+    result["steps"] = config.steps
   saved = {**trained, "encoder": params["encoder"]}
   checkpoint.save(workdir / "params", saved)
   return result

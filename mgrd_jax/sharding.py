@@ -42,7 +42,7 @@ def make_mesh(shape: tuple[int, int, int] | None = None) -> Mesh:
     raise ValueError(
       f"mesh {dict(zip(AXES, shape, strict=True))} needs "
       f"{int(np.prod(shape))} devices, this machine has {n}; "
-      "change config.mesh"
+      "give make_mesh another `shape`, or none"
     )
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

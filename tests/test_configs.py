@@ -56,6 +56,30 @@ def test_values_are_data_and_lock(name, size):
   config.seed = 1
 
 
+@pytest.mark.parametrize("field", ["top_p", "top_k", "min_p"])
+@pytest.mark.parametrize(
+  "name, path",
+  [
+    ("rlvr", ""),
+    ("rlvr", "ppo."),
+    ("mgrd", ""),
+    ("pipeline", "text_rlvr."),
+    ("pipeline", "mgrd."),
+    ("pipeline", "audio_rlvr."),
+    ("pipeline", "last."),
+  ],
+)
+def test_a_filter_that_the_trainer_would_not_see_is_refused(name, path, field):
+  """Trap 23: sampling from part of the distribution needs its own scores."""
+  config = module(name).get_config("smoke").lock()
+  with pytest.raises(KeyError, match=f'"{field}" does not exist'):
+    config.update_from_flattened_dict({f"{path}{field}": 0.9})
+  for part in filter(None, path.split(".")):
+    config = config[part]
+  with pytest.raises(AttributeError, match=f'"{field}" does not exist'):
+    setattr(config, field, 0.9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_is_the_default_and_smoke_is_smaller(name):
   get_config = module(name).get_config

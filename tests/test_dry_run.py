@@ -45,7 +45,8 @@ def test_every_stage_tells_its_plan_and_writes_nothing(
 
 def test_the_budget_is_rows_times_columns_times_steps(tmp_path, capsys):
   config = config_of("sft", tmp_path)
-  config.steps, config.audio_rows, config.text_rows = 7, 5, 3
+  config.steps, config.text_rows = 7, 3
+  config.audio_rows, config.pair_rows = 5, 2
   out = shown(config, tmp_path, capsys)
   lines = re.findall(
     r"^stage, (\w+): (\d+) x (\d+) x (\d+) = ([\d,]+)$", out, re.MULTILINE
@@ -54,12 +55,30 @@ def test_the_budget_is_rows_times_columns_times_steps(tmp_path, capsys):
     name: [int(n.replace(",", "")) for n in numbers]
     for name, *numbers in lines
   }
-  assert set(found) == {"audio", "text"}
+  assert set(found) == {"audio", "pairs", "text"}
   for rows, columns, steps, tokens in found.values():
     assert steps == 7 and tokens == rows * columns * steps
-  assert [found[n][0] for n in ("audio", "text")] == [5, 3]
+  assert [found[n][0] for n in ("audio", "pairs", "text")] == [5, 2, 3]
   # A clip of 3 s has 38 audio tokens, and two may be compared.
-  assert found["audio"][1] > 2 * 38
+  assert 38 < found["audio"][1] and 2 * 38 < found["pairs"][1]
+  total = sum(tokens for *_, tokens in found.values())
+  assert f"\nin all: {total:,}\n" in out
+
+
+def test_the_budget_counts_only_rows_that_would_be_drawn(tmp_path):
+  """A source of weight 0 is no batch, as in the stage itself."""
+  config = config_of("sft", tmp_path)
+  planned = dry_run.plan(config.data, config.seed)
+  tokenizer = dry_run.tokenizer_of(tmp_path, planned.examples)
+
+  def names():
+    return [w.name for w in dry_run.work(config, planned, tokenizer)]
+
+  assert names() == ["audio", "pairs", "text"]
+  config.weights.update(dict.fromkeys(config.weights, 0.0))
+  assert names() == []
+  config.weights.compared_heard = 0.1
+  assert names() == ["pairs"]
 
 
 def test_the_first_batch_marks_the_loss_and_counts_the_placeholders(
@@ -92,6 +111,10 @@ def test_a_planned_set_counts_what_would_be_built(tmp_path):
   for source in text_tasks.SOURCES:
     told = [e for e in planned.examples if e.source == source and not e.audio]
     assert len(told) == sizes.text
+    heard = [e for e in planned.examples if e.source == f"{source}_heard"]
+    assert len(heard) == sizes.background
+    beside = 2 if source == "compared" else 1
+    assert {len(e.audio) for e in heard} == {beside}
 
 
 def test_clips_that_exist_are_told_by_their_own_lengths(tmp_path, capsys):

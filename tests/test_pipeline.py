@@ -1,5 +1,6 @@
 """The whole recipe, end to end: report, resume, refusals, single stages."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -83,7 +84,10 @@ def test_the_report_has_the_fields_that_others_read(recipe):
   assert set(report) == REPORT
   assert [s["name"] for s in report["stages"]] == STAGES
   for stage in report["stages"]:
-    assert set(stage) == MODES | {"name"}
+    steps = {"ppo"} if stage["name"].endswith(("rlvr", "ppo")) else set()
+    assert set(stage) == MODES | {"name"} | steps
+    if steps:
+      assert set(stage["ppo"]) == {"questions", "selected", "steps"}
     assert set(stage["swap"]) == M | {"follow", "chance"}
     for mode in MODES - {"swap"}:
       assert set(stage[mode]) == M, mode
@@ -93,7 +97,7 @@ def test_the_report_has_the_fields_that_others_read(recipe):
   assert funnel["round"] == 1 and funnel["sampled"] == 24 * 4
   controls = report["controls"]
   assert set(controls["elicited_before_mgrd"]) == M
-  assert set(controls["mgrd_without_grounding_filter"]) == MODES
+  assert set(controls["mgrd_without_grounding_filter"]) == M
   assert set(report["wall_s"]) == {
     "load", "encoder", *STAGES, "evaluate", "controls",
   }  # fmt: skip
@@ -244,6 +248,37 @@ def test_an_untrained_model_is_no_better_than_chance(recipe, context):
     choices = [i for i in items if i["options"]]
     chance = np.mean([i["chance"] for i in choices])
     assert np.mean([i["acc"] for i in choices]) <= chance + 0.1
+
+
+def test_questions_without_a_partner_to_swap_with_are_not_swapped(
+  recipe, context
+):
+  """Texts that no other question could have for an answer."""
+  odd = [
+    dataclasses.replace(
+      e, question=e.id, answer=e.id, answer_type="text", options=(),
+      source="own", meta={"family": "own"},
+    )
+    for e in context.split("test")[:2]
+  ]  # fmt: skip
+  alone = dataclasses.replace(context, examples=odd)
+  config = evaluate_config.get_config("smoke")
+  params = assembly.restore(recipe.workdir / "stages" / FOLDERS[1])
+  found, items = evaluate.measure(alone, params, config=config, mode="swap")
+  assert items == [] and found["acc"] is None and found["n"] == 0
+
+
+def test_the_trainer_knows_the_temperature_of_the_sampler(
+  context, monkeypatch
+):
+  config = rlvr_config.get_config("smoke")
+  config.temperature = 0.7
+  seen, ppo = [], rlvr.steps.PPO
+  monkeypatch.setattr(
+    rlvr.steps, "PPO", lambda **fields: seen.append(fields) or ppo(**fields)
+  )
+  rlvr._programs(context, config)
+  assert seen[0]["temperature"] == 0.7
 
 
 def test_a_stage_without_a_checkpoint_to_start_from_says_so(context, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from configs import common
 from experiments import prepare
 from mgrd_jax.audio import io
 from mgrd_jax.data import schema, sources
@@ -43,7 +44,7 @@ def row(name, **fields):
 GOOD_CLIPS = {
   "stereo": clip(channels=2),
   "8khz": clip(rate=8_000),
-  "minute": clip(60.0, 8_000),
+  "long": clip(29.9, 8_000),
   "mp3": clip(format="MP3"),
   "ogg": clip(format="OGG"),
 }
@@ -131,10 +132,41 @@ def test_check_passes_a_sound_manifest_and_obeys_max_seconds(manifest, capsys):
   manifest.write_text("\n".join(good))
   assert prepare.main(["check", str(manifest)]) == 0
   assert "5 rows accepted, 0 refused" in capsys.readouterr().out
-  assert prepare.main(["check", str(manifest), "--max_seconds=30"]) == 1
+  assert prepare.main(["check", str(manifest), "--max_seconds=20"]) == 1
   out = capsys.readouterr().out
-  assert "line 3 (id minute), audio: too long; " in out
-  assert "60.0 s where 30 s are allowed" in out
+  assert "line 3 (id long), audio: too long; " in out
+  assert "29.9 s where 20 s are allowed" in out
+
+
+def test_check_and_shard_refuse_the_clips_that_training_refuses(
+  tmp_path, capsys
+):
+  (tmp_path / "a.wav").write_bytes(clip())
+  (tmp_path / "b.wav").write_bytes(clip(40.0, 8_000))
+  two = tmp_path / "two.arrayrecord"
+  time = np.arange(40 * io.RATE) / io.RATE
+  wave = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+  sources.write_clips(two, [wave[: io.RATE], wave])
+  refs = ["a.wav", "b.wav", f"{two.name}#0", f"{two.name}#1"]
+  manifest = tmp_path / "m.jsonl"
+  rows = [row(f"q{i}", audio=ref) for i, ref in enumerate(refs)]
+  manifest.write_text("\n".join(rows))
+
+  assert common.base("tiny").data.max_seconds == 29.98
+  said = (
+    "40.0 s where 29.98 s are allowed: cut it, "
+    "training leaves out clips over 29.98 s\n"
+  )
+  assert prepare.main(["check", str(manifest)]) == 1
+  out = capsys.readouterr().out
+  assert f"line 2 (id q1), audio: too long; b.wav: {said}" in out
+  assert f"line 4 (id q3), audio: too long; {refs[3]}: {said}" in out
+  shards = tmp_path / "shards"
+  assert prepare.main(["shard", str(manifest), f"--out={shards}"]) == 0
+  assert f"b.wav: {said}" in capsys.readouterr().out
+  examples, _ = schema.read_manifest(shards / "manifest.jsonl")
+  assert [e.id for e in examples] == ["q0", "q2"]
+  assert prepare.main(["check", str(manifest), "--max_seconds=60"]) == 0
 
 
 def test_check_prints_markup_in_a_manifest_as_it_stands(tmp_path, capsys):
@@ -241,9 +273,31 @@ def test_labels_become_seeded_questions_with_splits(table, capsys):
     assert len(set(example.options)) == 4
     assert example.split == ("test" if i >= 12 else "train")
     assert (out.parent / example.audio[0]).samefile(table.parent / f"{i}.wav")
-    assert example.meta["fold"] == str(1 + i // 12)
+    assert example.meta["columns"]["fold"] == str(1 + i // 12)
   places = collections.Counter(e.options.index(e.answer) for e in examples)
   assert len(places) == 4
+
+
+@pytest.mark.parametrize(
+  "label, split",
+  [
+    ("family", "given"),
+    ("evidence", "heldout"),
+    ("hint", "conflict"),
+    ("own", "background"),
+    ("facts", "candidates"),
+  ],
+)
+def test_a_column_named_as_a_key_of_meta_takes_no_meaning_from_it(
+  table, tmp_path, label, split
+):
+  text = table.read_text()
+  table.write_text(text.replace("class_name,fold", f"{label},{split}"))
+  out = tmp_path / "m.jsonl"
+  flags = {"label_column": label, "split_column": split, "test_splits": "2"}
+  assert prepare.main(label_flags(table, out, **flags)) == 0
+  first = schema.read_manifest(out)[0][0]
+  assert first.meta == {"columns": {label: "label 0", split: "1"}}
 
 
 def test_the_seed_and_the_clip_alone_decide_the_options(table, tmp_path):
@@ -333,6 +387,36 @@ def test_tables_with_a_bad_row_are_one_line(
   assert prepare.main(label_flags(table, out)) == 1
   assert message in capsys.readouterr().err
   assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("rows", [20, 12_000], ids=["small", "over 128 KiB"])
+@pytest.mark.parametrize(
+  "at, opened",
+  [(1, 'file,"class_name,fold'), (5, '3.wav,"label 3,1'), (5, '3.wav,a,"1')],
+)
+def test_an_unclosed_quote_is_one_line(
+  table, tmp_path, capsys, rows, at, opened
+):
+  lines = table.read_text().splitlines()
+  lines[at - 1] = opened
+  lines += [f"more/{i}.wav,label 1,2" for i in range(rows)]
+  table.write_text("\n".join(lines) + "\n")
+  out = tmp_path / "made" / "m.jsonl"
+  assert prepare.main(label_flags(table, out)) == 1
+  stdout, stderr = capsys.readouterr()
+  assert not stdout
+  assert stderr.startswith(f"prepare labels: {table} line {at}: ")
+  assert "close the quote" in stderr
+  assert stderr.count("\n") == 1
+  assert not out.parent.exists()
+
+
+def test_quoted_values_hold_delimiters_line_ends_and_quotes(table, tmp_path):
+  old, new = "label 3,", '"a, ""b""\nc",'
+  table.write_text(table.read_text().replace(old, new))
+  out = tmp_path / "m.jsonl"
+  assert prepare.main(label_flags(table, out)) == 0
+  assert schema.read_manifest(out)[0][3].answer == 'a, "b"\nc'
 
 
 def test_labels_replace_another_manifest_only_when_told(

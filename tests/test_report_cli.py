@@ -54,6 +54,14 @@ def test_every_goal_reads_a_number_of_a_complete_report():
   assert missing == []
 
 
+def test_a_last_stage_without_a_step_keeps_nothing():
+  run = test_report.fake()
+  (kept,) = [g for g in cli.GOALS if g.effect == cli.PPO and "lost" in g.what]
+  assert kept.measure(run) is not None
+  run["stages"][-1]["ppo"] = {"questions": 9, "selected": 1, "steps": 0}
+  assert kept.measure(run) is None
+
+
 def test_what_was_not_measured_is_blank_and_not_met(tmp_path, capsys):
   run = test_report.fake()
   run["stages"] = run["stages"][:1]

@@ -149,8 +149,12 @@ def test_a_step_of_muon_on_eight_devices_equals_one(mesh):
   (one, _), (all_, _) = run_both(mesh, jax.jit(step), state, (batch,))
   # Adam's part is left out: its first step is the sign of a gradient, and
   # that of a gradient of nearly zero is the order of a sum.
-  for part, name in (("adapter", "conv_REE"), ("decoder", "q_LDNH"),
-                     ("decoder", "out_LNHD"), ("decoder", "up_LDF")):  # fmt: skip
+  for part, name in (
+    ("adapter", "conv_REE"),
+    ("decoder", "q_LDNH"),
+    ("decoder", "out_LNHD"),
+    ("decoder", "up_LDF"),
+  ):
     before = state.params[part][name]
     moved = one.params[part][name] - before
     assert np.abs(moved).max() > 1e-4, name

@@ -135,7 +135,7 @@ def speech(
 ) -> np.ndarray:
   """Speaks `text` with five known binary attributes; float32 `wave_W`.
 
-  Median F0 in `F0_HZ[pitch]`; words step 5 to 7 semitones up or down over the
+  Median F0 in `F0_HZ[pitch]`; words step 7 to 9 semitones up or down over the
   phrase; `WORDS_PER_MIN[rate]`; the voiced part at `SPEECH_DBFS[loudness]`;
   breathy: harmonics weakened, noise that follows the envelope added.  A slow
   phrase too long for `max_seconds` is spoken a little faster, up to

@@ -40,15 +40,27 @@ def read_table(path: str | os.PathLike) -> Rows:
     raise TableError(f"{path}: {error.strerror}; check the path") from None
   header = text.split("\n", 1)[0]
   delimiter = max(",\t;", key=header.count)
-  reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-  rows = []
-  for row in reader:
-    if None in row or None in row.values():
-      raise TableError(
-        f"{path} line {reader.line_num}: {len(reader.fieldnames)} columns "
-        "expected; quote values that hold the delimiter"
-      )
-    rows.append({k.strip(): v.strip() for k, v in row.items()})
+  # Strict: an unclosed quote would silently swallow the rows after it.
+  reader = csv.DictReader(
+    io.StringIO(text, newline=""), delimiter=delimiter, strict=True
+  )
+  rows, begins = [], 1
+  try:
+    columns = len(reader.fieldnames or ())
+    begins = reader.line_num + 1
+    for row in reader:
+      if None in row or None in row.values():
+        raise TableError(
+          f"{path} line {reader.line_num}: {columns} columns expected; "
+          "quote values that hold the delimiter"
+        )
+      rows.append({k.strip(): v.strip() for k, v in row.items()})
+      begins = reader.line_num + 1
+  except csv.Error as error:
+    raise TableError(
+      f"{path} line {begins}: cannot read the row that begins here, {error}; "
+      "close the quote that it opens, write a quote inside a value twice"
+    ) from None
   if not rows:
     raise TableError(f"{path}: no rows below the header")
   return rows
@@ -98,7 +110,7 @@ def examples(
   made = []
   for row, file, split in zip(rows, files, splits, strict=True):
     clip, label = row[audio_column], row[label_column]
-    meta = {c: row[c] for c in (label_column, split_column) if c is not None}
+    columns = {c: row[c] for c in wanted[1:] if c is not None}
     made.append(
       schema.Example(
         id=clip,
@@ -109,7 +121,8 @@ def examples(
         options=_draw_options(names, label, count, f"{seed}/{clip}"),
         split=split,
         source=path.resolve().parent.name,
-        meta=meta,
+        # Under a key of their own: others, as "family", have a meaning.
+        meta={"columns": columns},
       )
     )
   return made

@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import pathlib
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -23,7 +24,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 10  # part of the cache key; a change of this file's output adds one
+FORMAT = 12  # part of the cache key; a change of this file's output adds one
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 
@@ -50,7 +51,6 @@ class Clip:
   words: str = ""
   suggests: str = ""  # the label that the words point to
   answer: str = ""
-  chain: str = ""
   voice: str = ""
   kinds: tuple[str, ...] = ()
 
@@ -62,6 +62,11 @@ def _named(table: dict, split: str) -> list[str]:
 
 def _pick(rng, items):
   return items[int(rng.integers(len(items)))]
+
+
+def _is_tested(said: str) -> bool:
+  """Whether a sentence or an order is heard in the test, and only there."""
+  return zlib.crc32(said.encode()) % 4 == 0
 
 
 def plan_clip(rng, kind: str, split: str, world: lexicon.World) -> Clip:
@@ -90,21 +95,17 @@ def plan_clip(rng, kind: str, split: str, world: lexicon.World) -> Clip:
     )
   if kind == "order":
     kinds, answer = text_tasks.order_answer(rng)
-    return Clip(
-      kind,
-      split,
-      {"count": "2"},
-      kinds=kinds,
-      answer=answer,
-      chain=f"2 events, {answer}",
-    )
+    while _is_tested(answer) != (split == "test"):
+      kinds, answer = text_tasks.order_answer(rng)
+    facts = {"count": str(len(kinds))}
+    return Clip(kind, split, facts, kinds=kinds, answer=answer)
   make = {"sums": text_tasks.sum_question, "logic": text_tasks.logic_question}
-  words, chain, answer = make[kind](rng)
+  words, _, answer = make[kind](rng)
+  while _is_tested(words) != (split == "test"):
+    words, _, answer = make[kind](rng)
   voice = _pick(rng, _named(synth.VOICES, split))
   facts = text_tasks.random_facts(rng, lexicon.VOICE)
-  return Clip(
-    kind, split, facts, words=words, answer=answer, chain=chain, voice=voice
-  )
+  return Clip(kind, split, facts, words=words, answer=answer, voice=voice)
 
 
 def render(clip: Clip, seed: tuple[int, ...]) -> np.ndarray:
@@ -211,7 +212,6 @@ def _attribute_question(rng, out: _Writer, clip: Clip, ref: str) -> None:
 
 def _spoken_question(out: _Writer, clip: Clip, ref: str) -> None:
   if clip.kind == "order":
-    n = len(synth.EVENT_KINDS)
     out.add(
       clip,
       [ref],
@@ -219,7 +219,7 @@ def _spoken_question(out: _Writer, clip: Clip, ref: str) -> None:
       lexicon.ORDER,
       clip.answer,
       answer_type="text",
-      meta={"candidates": n * (n - 1)},
+      meta={"candidates": text_tasks.order_candidates()},
     )
   elif clip.kind == "sums":
     out.add(
@@ -281,10 +281,13 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
 
   In `train`, that attribute of both is also described.
   """
+  names = [
+    n for n in lexicon.COMPARE if len({c.facts[n] for c, _ in voices}) > 1
+  ]
   made = 0
-  while made < count:
+  while names and made < count:
     (a, ref_a), (b, ref_b) = _pick(rng, voices), _pick(rng, voices)
-    name = _pick(rng, list(lexicon.COMPARE))
+    name = _pick(rng, names)
     question, high = lexicon.COMPARE[name]
     if a.facts[name] == b.facts[name]:
       continue

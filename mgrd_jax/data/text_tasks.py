@@ -5,7 +5,7 @@
     rule      chain given, only its conclusion is learned
     both      words and description at odds: the hint says which to follow
     sums, logic   questions whose words are the evidence
-    order         two named sounds, and which came first
+    order         two or three named sounds, and which came first
     compared      two described voices, and which has more of an attribute
 
 Chains end in "so X"; X is the answer.
@@ -19,7 +19,9 @@ from mgrd_jax.data.schema import Example
 
 SOURCES = ("words", "describe", "rule", "sums", "logic", "both", "order",
            "compared")  # fmt: skip
-_HINTED = ("describe", "rule", "order", "compared")
+# Chains that describe a sound, and those whose evidence are words.
+_DESCRIBED = ("describe", "rule", "order", "compared")
+_QUOTED = ("sums", "logic")
 
 
 def choose(rng, gold: str, others, count: int) -> tuple[str, ...]:
@@ -200,15 +202,23 @@ def _spoken(rng, kind: str) -> Example:
   )
 
 
-def order_answer(rng) -> tuple[tuple[str, str], str]:
-  """(kinds, answer) of two different sounds, one after the other."""
-  picked = rng.choice(len(synth.EVENT_KINDS), 2, replace=False)
-  first, second = (synth.EVENT_KINDS[at] for at in picked)
-  return (first, second), f"{first} then {second}"
+def order_answer(rng) -> tuple[tuple[str, ...], str]:
+  """(kinds, answer) of two or three different sounds, one after the other."""
+  count = int(rng.integers(2, 4))
+  picked = rng.choice(len(synth.EVENT_KINDS), count, replace=False)
+  kinds = tuple(synth.EVENT_KINDS[at] for at in picked)
+  return kinds, " then ".join(kinds)
+
+
+def order_candidates() -> int:
+  """Possible answers to a question on order."""
+  n = len(synth.EVENT_KINDS)
+  return n * (n - 1) + n * (n - 1) * (n - 2)
 
 
 def _order(rng, world) -> Example:
-  chain = f"2 events, {(answer := order_answer(rng)[1])}"
+  kinds, answer = order_answer(rng)
+  chain = f"{len(kinds)} events, {answer}"
   return Example(
     id="",
     question=f"a clip with {chain}. {lexicon.ORDER}",
@@ -216,10 +226,7 @@ def _order(rng, world) -> Example:
     answer_type="text",
     reasoning=f"{lexicon.HEARD} {chain}. so {answer}",
     source="order",
-    meta={
-      "family": "order",
-      "candidates": len(synth.EVENT_KINDS) * (len(synth.EVENT_KINDS) - 1),
-    },
+    meta={"family": "order", "candidates": order_candidates()},
   )
 
 
@@ -244,14 +251,29 @@ def _compared(rng, world) -> Example:
   )
 
 
+def _is_hinted(rng, row: Example, hint_share: float) -> bool:
+  """Whether a chain is asked for with the elicitation hint; see `build`."""
+  if row.source in _QUOTED:
+    return bool(rng.random() < 0.5)
+  if row.source not in _DESCRIBED:
+    return False
+  labels = {f.question for f in lexicon.FAMILIES.values()}
+  if any(row.question.endswith(question) for question in labels):
+    return True
+  return bool(rng.random() < hint_share)
+
+
 def build(
   world: lexicon.World, source: str, count: int, *, seed: int, hint_share: float
 ) -> list[Example]:
   """`count` text examples of one source.
 
-  A share of the attribute chains is asked for with the elicitation hint
-  (`meta["hint"]`); chains over words never are: that is the habit which
-  cold start brings along and MGRD has to mend.  A fifth has no reasoning.
+  Chains that describe a sound are asked for with the elicitation hint
+  (`meta["hint"]`): all of those that lead to a label, which words may suggest
+  as well, and `hint_share` of the rest, whose questions name the sound.
+  Chains over suggestive words never are: that is the habit which cold start
+  brings along and MGRD has to mend.  Where the words are the evidence, every
+  other one is.  A fifth has no reasoning.
 
   Raises:
     ValueError: an unknown source.
@@ -276,7 +298,7 @@ def build(
     else:
       row = _spoken(rng, source)
     meta = dict(row.meta)
-    if source in _HINTED and rng.random() < hint_share:
+    if _is_hinted(rng, row, hint_share):
       meta["hint"] = True
     direct = source not in ("rule", "both") and rng.random() < 0.2
     fields = {k: getattr(row, k) for k in row.__dataclass_fields__}

@@ -131,13 +131,13 @@ def summary(
   heard = [
     (i, r)
     for i, r in zip(items, records, strict=True)
-    if not i["words_are_evidence"]
+    if not i["words_are_evidence"] and r.facts
   ]
   verdicts = [c["verdict"] for i, _ in heard for c in i["claims"]]
   supported = verdicts.count(verify.SUPPORTED)
   decided = supported + verdicts.count(verify.CONTRADICTED)
   lift = None
-  if decided and all(r.facts for _, r in heard):
+  if decided:
     value = verify.lift(
       [claims_lib.parse(i["think"]) for i, _ in heard],
       [list(r.facts) for _, r in heard],

@@ -2,8 +2,8 @@
 
     report = {seed, config_sha, commit, wall_s: {stage: s}, peak_rss_mb,
               params, stages: [{name, think: M, direct: M, silence: M,
-              swap: M}], funnel: [...], controls: {name: M or
-              {think: M, direct: M}}, chance}
+              swap: M}], funnel: [...], controls: {name: M},
+              chance}
     M = {acc, ci95, n, acc_conflict, acc_heldout, think_tokens,
          frac_empty_think, frac_coherent, claim_precision, claim_lift,
          surrogate_rate}
@@ -51,16 +51,14 @@ def points(high: float | None, low: float | None) -> float | None:
 def rows(report: Mapping) -> list[tuple[str, Mapping]]:
   """(name, {"think": M, "direct": M, …}): the stages in order, then controls.
 
-  A control that is a bare M is an evaluation of thinking.
+  A control is an evaluation of thinking alone.
   """
   found = [(stage["name"], stage) for stage in report.get("stages") or ()]
   controls = report.get("controls") or {}
   for name in [*CONTROLS, *(n for n in controls if n not in CONTROLS)]:
     control = controls.get(name)
     if control:
-      bare = not {"think", "direct"} & set(control)
-      stage = {"think": control} if bare else control
-      found.append((CONTROLS.get(name, name), stage))
+      found.append((CONTROLS.get(name, name), {"think": control}))
   return found
 
 

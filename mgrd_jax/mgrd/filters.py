@@ -4,8 +4,8 @@
 
 Grounded is decided on the waveform: the chain makes claims that signal
 processing supports, none that it contradicts, some on each clip, and they
-hold better here than on other clips.  Where the words are the evidence (spoken sums), the quoted
-words must be the ones that were spoken.
+hold better here than on other clips.  Where the words are the evidence
+(spoken sums), the quoted words must be the ones that were spoken.
 """
 
 import dataclasses

@@ -30,7 +30,7 @@ class EncoderConfig:
 
 
 def sinusoids(positions: int, width: int) -> np.ndarray:
-  """Whisper's fixed position table [A, E]."""
+  """Whisper's position table [A, E]: what the trained one starts from."""
   step = np.log(10_000) / (width // 2 - 1)
   angle = np.arange(positions)[:, None] * np.exp(
     -step * np.arange(width // 2)[None]

@@ -19,7 +19,7 @@ OPEN = "<think>\n"
 EMPTY = "<think>\n\n</think>\n"
 CLOSE = "\n</think>\n"
 LEAD_IN = "answer:"
-HINT = "describe the sound before you answer."
+HINT = "say what you hear before you answer."
 AUDIO = "<audio_start><audio_patch><audio_end>"
 
 

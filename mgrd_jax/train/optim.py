@@ -46,7 +46,9 @@ def adamw(
       _schedule(lr, steps, warmup, final),
       b2=0.98,
       weight_decay=weight_decay,
-      mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
+      mask=lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: _is_matrix(path), params
+      ),
     ),
   )
 
@@ -100,10 +102,6 @@ def _schedule(lr, steps, warmup, final):
 def _is_matrix(path) -> bool:
   axes = sharding.suffix(path).strip("L")
   return len(axes) > 1 and "bias" not in jax.tree_util.keystr(path[-1:])
-
-
-def _decays(path, leaf) -> bool:
-  return _is_matrix(path)
 
 
 def _map_axes(path, leaf) -> contrib.MuonDimensionNumbers | None:

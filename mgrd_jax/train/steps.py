@@ -164,7 +164,8 @@ def policy_step(
   """One on-policy PPO step of the actor (clipped surrogate, no KL).
 
   The batch was sampled by these very parameters, so the old
-  log-probabilities are the sampler's; their distance from the trainer's own
+  log-probabilities are the trainer's own, held constant: the ratio is 1 at
+  this one step and the clip never acts.  Their distance from the sampler's
   is logged as the mismatch.  `window` is the most tokens of a response.
   """
   valid_BT, mask_BT = frozen["valid_BT"], frozen["loss_mask_BT"]

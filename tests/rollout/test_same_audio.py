@@ -1,0 +1,129 @@
+"""Sampler and trainer hear the same clip, at lengths around a chunk (trap 28).
+
+    waves -> log-mel -> states -> rlvr.Sampler -> batch of generate, Rollout
+"""
+
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import rlvr as rlvr_config
+from experiments import assembly, rlvr
+from mgrd_jax.audio import features
+from mgrd_jax.data import clips as clips_lib
+from mgrd_jax.data import schema
+from tests import toys
+from tests.test_ask import QUESTION, tokenizer
+
+# The limit of a clip is 29.98 s; 25 s is where long audio is cut.
+SECONDS = (24.9, 25.0, 25.1, 29.98)
+SAMPLES = 2
+
+
+class Noise:
+  """A clip of noise as long as its ref says."""
+
+  def wave(self, ref):
+    seconds = float(ref)
+    rng = np.random.default_rng(round(100 * seconds))
+    wave_W = rng.normal(size=round(seconds * features.RATE))
+    return wave_W.astype(np.float32)
+
+
+def states(mel_BRM, len_B):
+  """25 Hz states without an encoder: the mean of four mel frames."""
+  pooled = features.pooled_frames(mel_BRM.shape[1])
+  part = mel_BRM[:, : 4 * pooled, : toys.WIDTH]
+  shape = (len(part), pooled, 4, toys.WIDTH)
+  return part.reshape(shape).mean(2), features.encoder_frames(len_B)
+
+
+@pytest.fixture(scope="module")
+def context():
+  refs = [str(s) for s in SECONDS]
+  clips = clips_lib.load(Noise(), refs, jax.jit(features.log_mel), batch=1)
+  examples = [
+    schema.Example(
+      id=ref,
+      question=QUESTION,
+      answer="high",
+      answer_type="choice",
+      options=("high", "low"),
+      audio=(ref,),
+    )
+    for ref in refs
+  ]
+  enc = clips_lib.encode(clips, states, batch=1)
+  config = rlvr_config.get_config("smoke")
+  config.samples = SAMPLES
+  return assembly.Context(
+    config, None, tokenizer(), toys.CONFIG, examples, clips, enc, {}, []
+  )
+
+
+@pytest.fixture(scope="module")
+def heard(context):
+  """(the batch that was sampled from, the Rollout that is trained on)."""
+  seen = []
+
+  def generator(*_, samples, max_new, **__):
+    def generate(batch, request_B):
+      seen.append(batch)
+      rows = len(request_B) * samples
+      token_BT = np.full((rows, max_new), tokenizer().id("<|EOT|>"))
+      ones_B = np.ones(rows, np.int32)
+      return token_BT, np.zeros((rows, max_new)), ones_B, ones_B > 0
+
+    return generate
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(assembly, "generator", generator)
+    examples = context.examples
+    sampler = rlvr.Sampler(context, examples, examples, context.config)
+    scored, *_ = sampler.rollout({}, 0, len(examples), jax.random.key(0))
+  (batch,) = seen
+  return batch, scored.rollout
+
+
+def digest(array):
+  return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def test_the_trainer_reads_the_very_features_that_were_sampled_from(
+  context, heard
+):
+  prompts, rollout = heard
+  # One clip a row: slot b is row b's.
+  sampled = [digest(enc_AE) for enc_AE in prompts.enc_BAE]
+  trained = [digest(enc_AE) for enc_AE in rollout.batch.enc_BAE]
+  assert trained == [one for one in sampled for _ in range(SAMPLES)]
+  assert len(set(sampled)) == len(SECONDS)
+  for row, enc_AE in zip(rollout.example_B, rollout.batch.enc_BAE, strict=True):
+    own_AE = context.enc[context.examples[row].audio[0]]
+    np.testing.assert_array_equal(enc_AE[: len(own_AE)], own_AE)
+    assert not enc_AE[len(own_AE) :].any()
+
+
+def test_both_count_the_tokens_of_the_table(context, heard):
+  prompts, rollout = heard
+  patch = tokenizer().id("<audio_patch>")
+  prompt_BT, row_BT = prompts.tokens_BT, rollout.batch.tokens_BT
+  for row, at in enumerate(rollout.example_B):
+    clip = context.clips[context.examples[at].audio[0]]
+    count = features.token_count(clip.samples)
+    b, time = row // SAMPLES, prompt_BT.shape[1]
+    for tokens_T, index_T, slot in (
+      (prompt_BT[b], prompts.audio_index_BT[b], b),
+      (row_BT[row], rollout.batch.audio_index_BT[row], row),
+    ):
+      assert (tokens_T == patch).sum() == count
+      np.testing.assert_array_equal(tokens_T == patch, index_T >= 0)
+      frames = features.adapter_frames(prompts.enc_BAE.shape[1])
+      np.testing.assert_array_equal(
+        index_T[index_T >= 0], slot * frames + np.arange(count)
+      )
+    length = rollout.prompt_len_B[row]
+    assert length <= time
+    np.testing.assert_array_equal(row_BT[row, :length], prompt_BT[b, :length])

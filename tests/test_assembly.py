@@ -1,0 +1,111 @@
+"""What stages share: a user's manifest, and whose checkpoint is whose."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from ml_collections import ConfigDict
+
+from configs import pipeline as pipeline_config
+from experiments import assembly, pipeline
+from mgrd_jax.data.schema import Example
+
+
+def row(name, *audio, **fields):
+  values = dict(
+    id=name, question="what?", answer="a", answer_type="text", audio=audio
+  )
+  return Example(**values | fields)
+
+
+def test_all_questions_about_a_clip_are_held_out_together():
+  rows = [row(f"{clip}-{k}", f"{clip}.wav") for clip in range(10) for k in "ab"]
+  rows += [row("pair", "1.wav", "2.wav"), row("text")]
+  found = assembly._hold_out(rows)
+  assert [r.id for r in found] == [r.id for r in rows]
+  parts = {
+    part: {ref for r in found if r.split == part for ref in r.audio}
+    for part in ("train", "test")
+  }
+  assert parts["train"] and parts["test"] and not parts["train"] & parts["test"]
+  # A fifth of nine groups: clips 1 and 2 are in one.
+  assert parts["test"] == {"0.wav", "6.wav"}
+  assert next(r for r in found if r.id == "text").split == "train"
+
+
+@pytest.fixture
+def own(tmp_path, recipe):
+  """A config of the recipe with a manifest of the user's, not yet split."""
+  folder = tmp_path / "own"
+  folder.mkdir()
+  lines = []
+  for n in range(6):
+    wave_W = 0.1 * np.sin(np.arange(16000) * 0.02 * (n + 1))
+    soundfile.write(folder / f"{n}.wav", wave_W, 16000)
+    lines += [
+      {
+        "id": f"test-{n}-{k}",
+        "audio": f"{n}.wav",
+        "question": f"what is {k} of {n}?",
+        "answer": f"{k} {n}",
+        "answer_type": "text",
+      }
+      for k in "ab"
+    ]
+  path = folder / "manifest.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  config = ConfigDict(recipe.config.to_dict())
+  config.data.manifest = str(path)
+  return config
+
+
+def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
+  context = assembly.load(own, tmp_path / "run")
+  found = {e.id: e for e in context.examples if e.meta.get("own")}
+  assert len(found) == 12 and not context.skipped
+  test = context.split("test")
+  assert {e.id for e in test} == {
+    "test-0-a", "test-0-b", "test-5-a", "test-5-b"
+  }  # fmt: skip
+  # Facts are measured again when a recording is replaced.
+  wave_W = np.zeros(16000)
+  wave_W[4000:12000] = 0.1 * np.sin(np.arange(8000) * 0.4)
+  ref = test[0].audio[0]
+  before = context.facts[ref]
+  file = assembly.pathlib.Path(own.data.manifest).parent / "0.wav"
+  soundfile.write(file, wave_W, 16000)
+  after = assembly.load(own, tmp_path / "run").facts[ref]
+  assert before["tone_hz"] != after["tone_hz"]
+
+
+@pytest.fixture
+def home(tmp_path):
+  folder = tmp_path / "run" / "stages" / "01_cold_start"
+  folder.mkdir(parents=True)
+  config = {"seed": 1, "model": "tiny", "rounds": 2}
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  return folder
+
+
+def test_a_checkpoint_of_another_seed_is_refused(home):
+  same = ConfigDict({"seed": 1, "model": "tiny"})
+  assembly.same_run("init", home, same, ("seed", "model"))
+  assembly.same_run("init", home.parents[2] / "elsewhere", same, ("seed",))
+  other = ConfigDict({"seed": 0, "model": "tiny"})
+  with pytest.raises(ValueError, match="made with seed 1, not 0; give --con"):
+    assembly.same_run("init", home, other, ("seed", "model"))
+
+
+def test_a_base_that_is_not_finished_is_refused(home, tmp_path):
+  config = pipeline_config.get_config("tiny")
+  config.seed, config.base = 1, str(home.parents[1])
+  with pytest.raises(ValueError, match="encoder is not finished there"):
+    pipeline.run(config, tmp_path / "ablation")
+  assert not list((home.parents[1] / "stages").glob("00_*"))
+
+
+def test_a_recipe_without_rounds_is_refused_before_anything_is_made(tmp_path):
+  config = pipeline_config.get_config("tiny,rounds=0")
+  with pytest.raises(ValueError, match="config.rounds=0: at least one"):
+    pipeline.run(config, tmp_path)
