@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments import assembly, flags, mgrd
 from mgrd_jax.data import transforms
+from mgrd_jax.eval import stats
 from mgrd_jax.mgrd import select
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rewards import combine
@@ -143,6 +144,8 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
     "rollout/stopped": float(parts["stopped"].mean()),
     "rollout/length/mean": float(length.mean()),
     "rollout/length/p90": float(np.quantile(length, 0.9)),
+    # A mean of empty and of long responses is the length of none.
+    "rollout/length/bimodal": stats.bimodality(length)["flag"],
     "rollout/unscorable": float(1 - parts["scorable"].mean()),
   }
 

@@ -1,4 +1,4 @@
-"""A trained run answers about fresh speech: `make ask-test`, after `make tiny`.
+"""A trained run listens: `make ask-test`, after `make tiny`.
 
 Ten phrases that occur nowhere in the question set, spoken by espeak-ng in
 voices that no training clip has, written at its own rate; half are asked for
@@ -93,3 +93,13 @@ def test_pitch_and_rate_of_fresh_phrases(intonation, tmp_path):
     seconds.append(took)
   assert sum(right) >= 9
   assert max(seconds) <= SECONDS
+
+
+@pytest.mark.slow
+def test_without_its_clip_the_model_guesses():
+  report = json.loads((WORKDIR / "report.json").read_text())
+  last = report["stages"][-1]
+  assert last["think"]["acc"] >= report["chance"] + 0.2
+  assert last["silence"]["acc"] <= report["chance"] + 0.05
+  assert last["swap"]["acc"] <= last["swap"]["chance"] + 0.05
+  assert last["swap"]["follow"] >= 0.8

@@ -155,6 +155,7 @@ def test_ppo_took_its_steps_and_measured_them(recipe):
   assert [r["step"] for r in rows] == [0, 1]
   assert "train/critic/ev_seq" in rows[0]
   assert "train/policy/entropy" in rows[1]
+  assert {r["rollout/length/bimodal"] for r in rows} <= {0.0, 1.0}
 
 
 def test_the_same_command_again_does_nothing(recipe):
