@@ -50,7 +50,7 @@ tiny: .venv/.tiny  ## the whole recipe on this machine, into out/tiny
 	$(PY) -m experiments.pipeline --config=configs/pipeline.py:tiny \
 	  --workdir=$(WORKDIR)
 
-ask-test: venv  ## ten questions about fresh speech to the run of make tiny
+ask-test: venv  ## whether the run of make tiny hears: fresh speech, and no clip
 	JAX_PLATFORMS=cpu MGRD_WORKDIR=$(WORKDIR) $(PY) -m pytest \
 	  tests/test_ask_trained.py -m slow -q -s
 

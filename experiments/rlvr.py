@@ -156,8 +156,10 @@ def _programs(context, config):
   values = functools.partial(audio_lm.values, config=context.model)
   apply = functools.partial(audio_lm.apply, config=context.model)
   ban_V = assembly.ban_vector(context)
-  actor_tx = optim.adamw(**config.actor, steps=config.steps, final=1.0)
-  critic_tx = optim.adamw(**config.critic, steps=config.steps, final=1.0)
+  adamw = functools.partial(
+    optim.named, "adamw", steps=config.steps, final=1.0
+  )
+  actor_tx, critic_tx = adamw(**config.actor), adamw(**config.critic)
   frozen = functools.partial(steps.advantages, values=values, hp=hp)
   policy = functools.partial(
     steps.policy_step,

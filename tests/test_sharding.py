@@ -90,6 +90,16 @@ def test_the_optimiser_rests_as_its_parameters_do(mesh):
   assert weights == moments
 
 
+def supervised():
+  """A batch of four rows."""
+  return toys.batch([
+    toys.item([1, 2], A, [3, 4, 5], target=3),
+    toys.item([6], B, [7, 8, 9, 10, 11], target=5),
+    toys.item([1], A, [2, 12], target=1),
+    toys.item([13, 14], A, [15, 16], target=2),
+  ])  # fmt: skip
+
+
 def run_both(mesh, step, state, *rest):
   """The step's results on one device and on all."""
   alone = step(state, *rest)
@@ -111,18 +121,12 @@ def assert_same(alone, spread):
 
 
 def test_a_supervised_step_on_eight_devices_equals_one(mesh):
-  batch = toys.batch([
-    toys.item([1, 2], A, [3, 4, 5], target=3),
-    toys.item([6], B, [7, 8, 9, 10, 11], target=5),
-    toys.item([1], A, [2, 12], target=1),
-    toys.item([13, 14], A, [15, 16], target=2),
-  ])  # fmt: skip
   state = steps.init_state(toys.trained_parts(noise=0.1), toys.TX)
-  assert_same(*run_both(mesh, toys.SFT, state, (batch,)))
+  assert_same(*run_both(mesh, toys.SFT, state, (supervised(),)))
 
 
 def test_a_step_of_muon_on_eight_devices_equals_one(mesh):
-  tx = optim.muon(lr=1e-2, steps=9)
+  tx = optim.named("muon", lr=1e-2, steps=9)
   state = steps.init_state(toys.trained_parts(noise=0.1), tx)
   specs = {
     path[-1].key: placement.spec
@@ -139,14 +143,8 @@ def test_a_step_of_muon_on_eight_devices_equals_one(mesh):
   ]
   assert {name for name, _ in moments} == set(specs)
   assert all(placement == specs[name] for name, placement in moments)
-  batch = toys.batch([
-    toys.item([1, 2], A, [3, 4, 5], target=3),
-    toys.item([6], B, [7, 8, 9, 10, 11], target=5),
-    toys.item([1], A, [2, 12], target=1),
-    toys.item([13, 14], A, [15, 16], target=2),
-  ])  # fmt: skip
   step = functools.partial(steps.sft_step, apply=toys.apply, tx=tx, window=8)
-  (one, _), (all_, _) = run_both(mesh, jax.jit(step), state, (batch,))
+  (one, _), (all_, _) = run_both(mesh, jax.jit(step), state, (supervised(),))
   # Adam's part is left out: its first step is the sign of a gradient, and
   # that of a gradient of nearly zero is the order of a sum.
   for part, name in (

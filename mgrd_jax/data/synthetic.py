@@ -292,7 +292,7 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
     if a.facts[name] == b.facts[name]:
       continue
     made += 1
-    both = {"facts": {}, "meta": {"clips": [a.facts, b.facts]}}
+    meta = {"clips": [a.facts, b.facts]}
     out.add(
       a,
       [ref_a, ref_b],
@@ -301,7 +301,8 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
       "first" if a.facts[name] == high else "second",
       answer_type="choice",
       options=("first", "second"),
-      **both,
+      facts={},
+      meta=meta,
     )
     if a.split == "train":
       hint = {"hint": True} if rng.random() < 0.5 else {}
@@ -314,7 +315,7 @@ def _comparisons(rng, out: _Writer, voices, count: int) -> None:
         f"{lexicon.HEARD} {described}",
         answer_type="text",
         facts={},
-        meta=both["meta"] | hint,
+        meta=meta | hint,
       )
 
 

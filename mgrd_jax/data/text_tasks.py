@@ -17,8 +17,6 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon
 from mgrd_jax.data.schema import Example
 
-SOURCES = ("words", "describe", "rule", "sums", "logic", "both", "order",
-           "compared")  # fmt: skip
 # Chains that describe a sound, and those whose evidence are words.
 _DESCRIBED = ("describe", "rule", "order", "compared")
 _QUOTED = ("sums", "logic")
@@ -263,6 +261,19 @@ def _is_hinted(rng, row: Example, hint_share: float) -> bool:
   return bool(rng.random() < hint_share)
 
 
+_BUILDERS = {
+  "words": _words,
+  "describe": _describe,
+  "rule": _rule,
+  "sums": lambda rng, world: _spoken(rng, "sums"),
+  "logic": lambda rng, world: _spoken(rng, "logic"),
+  "both": _both,
+  "order": _order,
+  "compared": _compared,
+}
+SOURCES = tuple(_BUILDERS)
+
+
 def build(
   world: lexicon.World, source: str, count: int, *, seed: int, hint_share: float
 ) -> list[Example]:
@@ -283,20 +294,7 @@ def build(
   rng = np.random.default_rng((seed, SOURCES.index(source)))
   rows = []
   for index in range(count):
-    if source == "words":
-      row = _words(rng, world)
-    elif source == "describe":
-      row = _describe(rng, world)
-    elif source == "rule":
-      row = _rule(rng, world)
-    elif source == "both":
-      row = _both(rng, world)
-    elif source == "order":
-      row = _order(rng, world)
-    elif source == "compared":
-      row = _compared(rng, world)
-    else:
-      row = _spoken(rng, source)
+    row = _BUILDERS[source](rng, world)
     meta = dict(row.meta)
     if _is_hinted(rng, row, hint_share):
       meta["hint"] = True

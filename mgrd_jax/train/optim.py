@@ -7,19 +7,8 @@ from optax import contrib
 from mgrd_jax import sharding
 
 
-def named(name: str, **fields) -> optax.GradientTransformation:
-  """The optimiser of that name: "adamw" or "muon".
-
-  Raises:
-    ValueError: an unknown name.
-  """
-  kinds = {"adamw": adamw, "muon": muon}
-  if name not in kinds:
-    raise ValueError(f"unknown optimiser {name!r}; have {sorted(kinds)}")
-  return kinds[name](**fields)
-
-
-def adamw(
+def named(
+  name: str,
   *,
   lr: float,
   steps: int,
@@ -28,53 +17,39 @@ def adamw(
   weight_decay: float = 0.0,
   clip: float = 1.0,
 ) -> optax.GradientTransformation:
-  """AdamW under a global norm clip.
+  """AdamW or Muon under a global norm clip.
+
+  Muon (Jordan et al. 2024) moves the maps inside the network along their
+  orthogonalised momentum; scaled to the size of AdamW's step (Liu et al.
+  2025, arXiv 2502.16982, section 2.2) it takes AdamW's `lr`.  Embeddings, the
+  head, positions, norms and biases are AdamW's there too.
 
   Args:
+    name: "adamw" or "muon".
     lr: peak learning rate.
     steps: length of the schedule.
     warmup: linear steps up to `lr`.
     final: the last rate as a share of `lr`, reached on a cosine; 1 keeps
       the rate constant after the warm-up.
-    weight_decay: decoupled decay of matrices; norms and biases, which are
-      stacked over layers too, do not decay.
+    weight_decay: decoupled decay of AdamW's matrices, or of Muon's maps;
+      norms and biases, which are stacked over layers too, do not decay.
     clip: global gradient norm.
+
+  Raises:
+    ValueError: an unknown name.
   """
-  return optax.chain(
-    optax.clip_by_global_norm(clip),
-    optax.adamw(
-      _schedule(lr, steps, warmup, final),
+  rate = _schedule(lr, steps, warmup, final)
+  if name == "adamw":
+    rule = optax.adamw(
+      rate,
       b2=0.98,
       weight_decay=weight_decay,
       mask=lambda params: jax.tree_util.tree_map_with_path(
         lambda path, _: _is_matrix(path), params
       ),
-    ),
-  )
-
-
-def muon(
-  *,
-  lr: float,
-  steps: int,
-  warmup: int = 0,
-  final: float = 0.1,
-  weight_decay: float = 0.0,
-  clip: float = 1.0,
-) -> optax.GradientTransformation:
-  """Muon for the maps inside the network, AdamW for the rest, at one rate.
-
-  Muon (Jordan et al. 2024) moves a matrix along its orthogonalised momentum;
-  scaled to the size of AdamW's step (Liu et al. 2025, arXiv 2502.16982,
-  section 2.2) it takes AdamW's `lr`.  Embeddings, the head, positions, norms
-  and biases are AdamW's.  Only what Muon moves decays.
-
-  Args: as `adamw`.
-  """
-  rate = _schedule(lr, steps, warmup, final)
-  return optax.chain(
-    optax.clip_by_global_norm(clip),
-    contrib.muon(
+    )
+  elif name == "muon":
+    rule = contrib.muon(
       rate,
       adam_learning_rate=rate,
       adam_b2=0.98,
@@ -83,8 +58,10 @@ def muon(
       muon_weight_dimension_numbers=lambda params: (
         jax.tree_util.tree_map_with_path(_map_axes, params)
       ),
-    ),
-  )
+    )
+  else:
+    raise ValueError(f"unknown optimiser {name!r}; have 'adamw' and 'muon'")
+  return optax.chain(optax.clip_by_global_norm(clip), rule)
 
 
 def _schedule(lr, steps, warmup, final):

@@ -15,7 +15,7 @@ def state(width=3, step=7):
       "norm_D": jnp.ones(2, jnp.bfloat16) / 3,
     }
   }
-  start = steps.init_state(params, optim.adamw(lr=1e-3, steps=9))
+  start = steps.init_state(params, optim.named("adamw", lr=1e-3, steps=9))
   return jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), start)
 
 

@@ -9,7 +9,7 @@ import pytest
 from mgrd_jax.data import loader
 from mgrd_jax.train import checkpoint, loop, metrics, optim, steps
 
-TX = optim.adamw(lr=0.1, steps=6, warmup=2)
+TX = optim.named("adamw", lr=0.1, steps=6, warmup=2)
 STREAM = loader.mixture(
   {"a": range(7), "b": range(100, 105)},
   {"a": 2.0, "b": 1.0},

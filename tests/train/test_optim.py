@@ -19,7 +19,7 @@ def moves(tx, steps, params, grads):
 
 
 def test_the_rate_warms_up_linearly_and_falls_on_a_cosine():
-  tx = optim.adamw(lr=1.0, steps=12, warmup=2, final=0.1)
+  tx = optim.named("adamw", lr=1.0, steps=12, warmup=2, final=0.1)
   one = {"w": jnp.ones(())}
   # Under a constant gradient Adam moves by the rate itself.
   rates = [-float(u["w"]) for u in moves(tx, 14, one, one)]
@@ -30,14 +30,14 @@ def test_the_rate_warms_up_linearly_and_falls_on_a_cosine():
 
 
 def test_a_final_share_of_one_is_a_constant_rate():
-  tx = optim.adamw(lr=0.5, steps=3, final=1.0)
+  tx = optim.named("adamw", lr=0.5, steps=3, final=1.0)
   one = {"w": jnp.ones(())}
   rates = [-float(u["w"]) for u in moves(tx, 6, one, one)]
   np.testing.assert_allclose(rates, 0.5, rtol=1e-4)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-  tx = optim.adamw(lr=1.0, steps=9, final=1.0, clip=1.0)
+  tx = optim.named("adamw", lr=1.0, steps=9, final=1.0, clip=1.0)
   params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
   grads = {"a": jnp.array([30.0, 0]), "b": jnp.array([0, 40.0])}
   state = tx.init(params)
@@ -52,7 +52,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_matrices_decay_and_scales_and_biases_do_not():
-  tx = optim.adamw(lr=1.0, steps=9, final=1.0, weight_decay=0.1)
+  tx = optim.named("adamw", lr=1.0, steps=9, final=1.0, weight_decay=0.1)
   shapes = {
     "up_DF": (2, 3),
     "q_LDNH": (2, 2, 2, 2),
@@ -99,7 +99,7 @@ def random(shapes):
 
 def test_muon_moves_maps_along_orthogonal_matrices_of_adams_size():
   grads = random({name: shape for name, (shape, _) in MAPS.items()})
-  tx = optim.muon(lr=1.0, steps=9, final=1.0)
+  tx = optim.named("muon", lr=1.0, steps=9, final=1.0)
   (updates,) = moves(tx, 1, grads, grads)
   for name, (_, (count, rows, columns)) in MAPS.items():
     for step in np.reshape(updates[name], (count, rows, columns)):
@@ -113,7 +113,8 @@ def test_muon_moves_maps_along_orthogonal_matrices_of_adams_size():
 def test_muon_leaves_what_is_no_map_to_adam():
   shapes = {name: shape for name, (shape, _) in MAPS.items()} | REST
   grads = random(shapes)
-  (updates,) = moves(optim.muon(lr=0.1, steps=9, final=1.0), 1, grads, grads)
+  tx = optim.named("muon", lr=0.1, steps=9, final=1.0)
+  (updates,) = moves(tx, 1, grads, grads)
   for name, update in updates.items():
     # Adam's first step is the gradient's sign.
     sizes = np.abs(update)
