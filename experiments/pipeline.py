@@ -242,7 +242,8 @@ def run(config, workdir) -> dict:
   """All stages; writes report.md, report.json and the last checkpoint.
 
   Raises:
-    ValueError: config.base is not a whole run of the same seed, model, data.
+    ValueError: config.base is not a whole run of the same seed, model and
+      rounds, or there is not one round.
   """
   workdir = pathlib.Path(workdir)
   flags.save_config(config, workdir)

@@ -380,7 +380,7 @@ def with_background(told, clips, refs, seconds, seed: int) -> list[Example]:
 
   def beside(e):
     if e.source == "compared":
-      return _pick(rng, short), _pick(rng, short)
+      return _pick(rng, short or train), _pick(rng, short or train)
     return (_pick(rng, train),)
 
   return [

@@ -142,6 +142,16 @@ def test_labels_follow_the_rule_and_options_hold_the_gold_once():
     ), row
 
 
+def test_sentences_and_orders_of_the_test_are_heard_nowhere_else():
+  for kind in ("sums", "logic", "order"):
+    heard = {"test": set(), "train": set(), "pool": set()}
+    for clip in CLIPS.values():
+      if clip.kind == kind:
+        heard[clip.split].add(clip.words or clip.kinds)
+    assert all(len(said) > 10 for said in heard.values())
+    assert not heard["test"] & (heard["train"] | heard["pool"])
+
+
 def test_the_place_of_an_option_does_not_give_the_answer_away():
   place = collections.Counter(row.options.index(row.answer) for row in LABELS)
   expected = len(LABELS) / 4
