@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mgrd_jax.losses import logprobs, ppo, recognition, reduce
+from mgrd_jax.losses import logprobs, ppo, recognition, reduce, sft
 from mgrd_jax.types import TrainState
 
 
@@ -46,7 +46,7 @@ def sft_step(state: TrainState, batches: tuple, *, apply, tx, window: int):
       logp_BT = logprobs.token_logprobs(
         logits_BSV, batch.tokens_BT, at_BS=at_BS
       )
-      part = reduce.masked_sum_count(-logp_BT, batch.loss_mask_BT)
+      part = sft.negative_log_likelihood(logp_BT, batch.loss_mask_BT)
       total, count = total + part[0], count + part[1]
     return total / jnp.maximum(count, 1), count
 
