@@ -20,7 +20,7 @@ define install
 @echo ' done'
 endef
 
-.PHONY: help venv test tiny ask-test lint clean
+.PHONY: help venv test parity parity-data bench tiny ask-test lint clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -30,6 +30,12 @@ venv: .venv/.dev  ## .venv with everything that tests and notebooks need
 .venv/.dev: setup.py
 	$(call install,[tiny$(comma)dev])
 	@touch .venv/.tiny $@
+
+# Any build of torch serves, one for CPUs is the smallest: where pip's index has
+# none, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names one that has.
+.venv/.parity: setup.py
+	$(call install,[tiny$(comma)dev$(comma)parity])
+	@touch .venv/.tiny .venv/.dev $@
 
 # The recipe alone needs no test tools; an environment for tests serves as well.
 .venv/.tiny: setup.py
@@ -41,7 +47,17 @@ comma := ,
 test: venv  ## the tests that need no accelerator
 	JAX_PLATFORMS=cpu $(PY) -m pytest tests \
 	  -m "not slow and not gpu and not tpu" \
-	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q
+	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q --ignore=tests/parity
+
+parity: .venv/.parity  ## our models beside transformers' and torch's own classes
+	JAX_PLATFORMS=cpu $(PY) -m pytest tests/parity -m parity -q
+
+parity-data: .venv/.parity  ## what those classes give, into tests/data/parity
+	JAX_PLATFORMS=cpu $(PY) -m tests.parity.generate
+
+SUITE ?= features
+bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode or features
+	$(PY) -m experiments.bench $(SUITE) --json=out/bench/$(SUITE).json
 
 # Large pages for what a step frees and the next one asks for again: a quarter
 # of a step on a CPU.  Other C libraries do not read it.

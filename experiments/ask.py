@@ -1,257 +1,33 @@
-"""Asks a trained model about sound files, and checks what it says.
+"""Asks a model about sound files, and checks what it says.
 
     clips --log-mel, encoder, prompt--> reasoning, answer
     reasoning -> claims x measured facts -> supported | contradicted | ...
 
 COMMAND: python -m experiments.ask --workdir=out/tiny clip.wav \\
            "how is the pitch?" --options=high,low
+         python -m experiments.ask --checkpoint=Step-Audio-R1 clip.mp3 \\
+           "What does the speaker feel?"
 """
 
 import argparse
 import dataclasses
-import functools
 import json
 import math
 import pathlib
 import sys
 import time
-from concurrent import futures
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mgrd_jax.audio import features, io, measure
-from mgrd_jax.data import transforms
+from experiments import answering, listener
+from mgrd_jax.audio import measure
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
-from mgrd_jax.models import audio_lm
 from mgrd_jax.rewards import format as format_lib
-from mgrd_jax.rollout import engine, sampling
 from mgrd_jax.text import chat
-from mgrd_jax.text import tokenizer as tokenizer_lib
-from mgrd_jax.train import checkpoint
 
-CONTEXT = 512  # tokens of text in a prompt
-MAX_SECONDS = 300.0  # of all clips together
-MAX_NEW = 48
-BANNED = (
-  "<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>", "<audio_patch>",
-  "<unk>",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Listener:
-  """A trained model with its tokenizer, ready to be asked."""
-
-  params: dict
-  model: audio_lm.Config
-  tokenizer: tokenizer_lib.HFTokenizer
-  max_new: int
-  programs: dict = dataclasses.field(default_factory=dict)
-
-
-def stage_folder(workdir, stage: str = "") -> pathlib.Path:
-  """The folder of the last finished stage, or of the one that is named.
-
-  Raises:
-    ValueError: there is none; names those there are.
-  """
-  home = pathlib.Path(workdir) / "stages"
-  done = [
-    path.parent
-    for path in sorted(home.glob("*/result.json"))
-    # The encoder's own stage leaves a decoder that never saw a word.
-    if (path.parent / "params").is_dir()
-    and not path.parent.name.endswith("_encoder")
-  ]
-  if not done:
-    raise ValueError(
-      f"{workdir}: no finished stage here; run python -m experiments.pipeline "
-      f"--config=configs/pipeline.py:tiny --workdir={workdir}"
-    )
-  if not stage:
-    return done[-1]
-  for folder in done:
-    if stage in (folder.name, folder.name.partition("_")[2]):
-      return folder
-  names = ", ".join(folder.name for folder in done)
-  raise ValueError(f"{workdir}: no finished stage {stage!r}; there are {names}")
-
-
-def load(workdir, stage: str = "") -> Listener:
-  """Reads config, tokenizer and parameters of a run of the pipeline.
-
-  Raises:
-    ValueError: the folder holds no run with a finished stage, or one whose
-      parts do not fit each other.
-  """
-  workdir = pathlib.Path(workdir)
-  folder = stage_folder(workdir, stage)
-  try:
-    config = json.loads((workdir / "config.json").read_text())
-    variant = config["model"]
-  except (json.JSONDecodeError, KeyError, TypeError) as error:
-    path = workdir / "config.json"
-    raise ValueError(f"{path}: not the config of a run") from error
-  tokenizer = tokenizer_lib.load(workdir / "tokenizer.json")
-  model = audio_lm.config_for(variant, vocab=tokenizer.vocab_size)
-  params = checkpoint.restore(folder / "params")
-  rows = params["decoder"]["embed_VD"].shape[0]
-  if rows != tokenizer.vocab_size:
-    raise ValueError(
-      f"{folder}: a model of {rows} tokens, where {workdir}/tokenizer.json "
-      f"has {tokenizer.vocab_size}"
-    )
-  max_new = config.get("evaluate", {}).get("max_new", MAX_NEW)
-  # The trainer's device layout is of no use to one question.
-  params = jax.tree.map(np.asarray, params)
-  return Listener(params, model, tokenizer, max_new)
-
-
-def read(paths) -> list[np.ndarray]:
-  """The clips as wave_W at 16 kHz.
-
-  Raises:
-    ValueError: a clip cannot be used, or all together are too long.
-  """
-  waves, left = [], MAX_SECONDS
-  for path in paths:
-    wave_W, info = io.read(path, max_seconds=MAX_SECONDS)
-    left -= info.seconds
-    if left < 0:
-      raise ValueError(
-        f"{path}: the clips are over {MAX_SECONDS:g} s together; cut them"
-      )
-    if not features.token_count(min(len(wave_W), features.CHUNK)):
-      raise ValueError(f"{path}: too short to be heard; give at least 0.1 s")
-    waves.append(wave_W)
-  return waves
-
-
-def chunked(waves) -> list[np.ndarray]:
-  """Pieces of at most 25 s, each to be heard as a clip of its own.
-
-  A rest that is shorter than one audio token is left out.
-  """
-  return [
-    wave_W[start:end]
-    for wave_W in waves
-    for start, end in features.chunks(len(wave_W))
-    if features.token_count(end - start)
-  ]
-
-
-def _up(n: int, multiple: int) -> int:
-  return -(-n // multiple) * multiple
-
-
-def _hear(encoder_params, wave_BW, len_B, *, model):
-  """Waves -> the encoder's states, as every later stage of training reads."""
-  mel_BRM = features.log_mel(wave_BW, len_B)
-  # Training keeps its log-mels in half precision.
-  mel_BRM = mel_BRM.astype(jnp.float16).astype(jnp.float32)
-  mel_len_B = features.encoder_input_len(len_B)
-  return audio_lm.encode(encoder_params, mel_BRM, mel_len_B, config=model)[0]
-
-
-def _answer(params, batch, seed, *, model, banned, **settings):
-  """A prompt and the states of its clips -> sampled ids and their number."""
-  token_BT, _, len_B, _ = engine.generate(
-    params,
-    batch,
-    jnp.zeros(1, jnp.int32),
-    jax.random.key(seed),
-    prefill=functools.partial(audio_lm.prefill, config=model),
-    decode=functools.partial(audio_lm.decode, config=model),
-    samples=1,
-    ban_V=sampling.ban(model.decoder.vocab, banned),
-    **settings,
-  )
-  return token_BT, len_B
-
-
-def _compiled(function, *args):
-  # It runs once, for a tenth of a second; optimising it would take a second.
-  options = {"xla_backend_optimization_level": 0}
-  return jax.jit(function, compiler_options=options).lower(*args).compile()
-
-
-def _programs(listener: Listener, wave_BW, len_B, batch, temperature: float):
-  """The two programs of these shapes, compiled side by side at first use."""
-  shapes = (wave_BW.shape, batch.tokens_BT.shape, temperature)
-  if shapes not in listener.programs:
-    tokenizer, model = listener.tokenizer, listener.model
-    hear = functools.partial(_hear, model=model)
-    answer = functools.partial(
-      _answer,
-      model=model,
-      banned=tuple(tokenizer.id(name) for name in BANNED),
-      max_new=listener.max_new,
-      stop_id=tokenizer.id("<|EOT|>"),
-      temperature=temperature,
-    )
-    with futures.ThreadPoolExecutor(1) as pool:
-      answering = pool.submit(
-        _compiled, answer, _spoken(listener.params), batch, np.uint32(0)
-      )
-      hearing = _compiled(hear, listener.params["encoder"], wave_BW, len_B)
-      listener.programs[shapes] = hearing, answering.result()
-  return listener.programs[shapes]
-
-
-def _spoken(params) -> dict:
-  return {name: params[name] for name in ("adapter", "decoder")}
-
-
-def prompt(listener: Listener, pieces, question, options=(), *, direct=False):
-  """The tokenised question, with a span of placeholders a piece.
-
-  Raises:
-    ValueError: it is empty, too long, or holds a special token.
-  """
-  if not question.strip():
-    raise ValueError("the question is empty; ask something of the clip")
-  counts = [features.token_count(len(piece)) for piece in pieces]
-  row = chat.prompt(
-    listener.tokenizer, question, options, counts=counts, direct=direct
-  )
-  words = len(row.tokens) - sum(counts)
-  if words > CONTEXT:
-    raise ValueError(
-      f"the question is too long: {words} tokens where {CONTEXT} are allowed; "
-      "shorten it"
-    )
-  return row
-
-
-def respond(
-  listener: Listener, pieces, row, *, direct=False, temperature=0.0, seed=0
-) -> str:
-  """The full text of the response, the think tag in the prompt included."""
-  # Padded to few shapes, so that many questions share one program.
-  longest = max(len(piece) for piece in pieces)
-  samples = min(_up(longest, 5 * features.RATE), features.CHUNK)
-  wave_BW = np.zeros((len(pieces), samples), np.float32)
-  for at, piece in enumerate(pieces):
-    wave_BW[at, : len(piece)] = piece
-  len_B = np.array([len(piece) for piece in pieces], np.int32)
-  frames = features.pooled_frames(features.mel_frames(samples))
-  width = listener.model.encoder.width
-  shape = transforms.Shape(
-    _up(len(row.tokens), 64), len(pieces), frames, width
-  )
-  # The encoder's states are only held a place, until it has run.
-  enc_AE = np.zeros((frames, width), np.float32)
-  item = transforms.Item(row, (enc_AE,) * len(pieces))
-  batch = transforms.collate([item], shape)
-  hear, answer = _programs(listener, wave_BW, len_B, batch, temperature)
-  enc_BAE = hear(listener.params["encoder"], wave_BW, len_B)
-  batch = dataclasses.replace(batch, enc_BAE=enc_BAE)
-  token_BT, new_B = answer(_spoken(listener.params), batch, np.uint32(seed))
-  text = listener.tokenizer.decode(np.asarray(token_BT)[0, : int(new_B[0])])
-  return (chat.EMPTY if direct else chat.OPEN) + text
+_DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new")
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
 
 def judged(think: str, waves) -> list[dict]:
@@ -269,33 +45,139 @@ def judged(think: str, waves) -> list[dict]:
   ]
 
 
-def ask(listener: Listener, waves, question, options=(), **settings) -> dict:
+class Reader:
+  """Splits a response into reasoning and answer while it arrives.
+
+  `show(kind, text)` is called with "reasoning" or "answer" and what is new of
+  it, as soon as it cannot be a part of a tag.
+  """
+
+  def __init__(self, show):
+    self.text = ""
+    self._show = show
+    self._shown = {"reasoning": 0, "answer": 0}
+
+  def add(self, text: str) -> None:
+    """Takes what came next."""
+    self.text += text
+    self._update(hold=len(format_lib.CLOSE))
+
+  def end(self) -> None:
+    """Shows what was held back."""
+    self._update(hold=0)
+
+  @property
+  def parts(self) -> tuple[str, str]:
+    """(reasoning, answer) so far, without tags."""
+    if not self.text.startswith(format_lib.OPEN):
+      return "", chat.reply_only(self.text)
+    think, closed, _ = self.text.partition(format_lib.CLOSE)
+    think = think.removeprefix(format_lib.OPEN).strip()
+    return think, chat.reply_only(self.text) if closed else ""
+
+  def _update(self, hold: int) -> None:
+    for kind, whole in zip(self._shown, self.parts, strict=True):
+      at = self._shown[kind]
+      # What may become a closing tag, or a lead-in, waits.
+      until = max(at, len(whole) - hold)
+      if until > at:
+        self._show(kind, whole[at:until])
+        self._shown[kind] = until
+
+
+def ask(
+  heard: listener.Listener,
+  waves,
+  question: str,
+  options=(),
+  *,
+  show=lambda kind, text: None,
+  direct: bool = False,
+  system: str = "",
+  seed: int = 0,
+) -> dict:
   """One question about clips: {question, options, think, answer, claims}.
 
-  `settings` are those of `respond`.  The answer is "" where the reasoning
-  did not come to an end.
+  The answer is "" where the reasoning did not come to an end.  `show` is told
+  of reasoning and answer while they are said.
   """
-  pieces = chunked(waves)
-  direct = settings.get("direct", False)
-  row = prompt(listener, pieces, question, options, direct=direct)
-  text = respond(listener, pieces, row, **settings)
-  parsed = format_lib.parse(text.split("<|EOT|>")[0])
-  think = parsed.think.strip()
+  clips = [answering.chunked(wave_W, heard.piece) for wave_W in waves]
+  row = answering.prompt(
+    heard, clips, question, options, direct=direct, system=system
+  )
+  reader = Reader(show)
+  pieces = [piece for clip in clips for piece in clip]
+  for text in answering.respond(heard, pieces, row, direct=direct, seed=seed):
+    reader.add(text)
+  reader.end()
+  think, answer = reader.parts
   return {
     "question": question,
     "options": list(options),
     "think": think,
-    "answer": chat.reply_only(parsed.reply) if parsed.closed else "",
+    "answer": answer,
     "claims": judged(think, waves),
   }
 
 
-def show(found: dict) -> None:
-  """Prints the reasoning, its claims with their verdicts, and the answer."""
-  print(f"reasoning: {found['think'] or '(none)'}")
-  for claim in found["claims"]:
-    print(f"  {claim['text']:<24} {claim['verdict']}")
-  print(f"answer: {found['answer'] or '(none: the response did not end)'}")
+class Printer:
+  """Prints reasoning and answer as they come, each behind its name."""
+
+  def __init__(self):
+    self._kind = None
+
+  def __call__(self, kind: str, text: str) -> None:
+    if kind != self._kind:
+      end = "" if self._kind is None else "\n"
+      print(f"{end}{kind}: ", end="")
+      self._kind = kind
+    print(text, end="", flush=True)
+
+  def finish(self, found: dict) -> None:
+    """The claims with their verdicts, behind what was said."""
+    if self._kind is not None:
+      print()
+    if not found["think"]:
+      print("reasoning: (none)")
+    if not found["answer"]:
+      print("answer: (none: the response did not end)")
+    for claim in found["claims"]:
+      print(f"  {claim['text']:<24} {claim['verdict']}")
+
+
+def run_of(args) -> tuple[str, str] | None:
+  """(workdir, stage) of a run of our own, None for a released checkpoint."""
+  if args.workdir:
+    return args.workdir, args.stage
+  folder = pathlib.Path(args.checkpoint)
+  if folder.parent.name == "stages":
+    return str(folder.parent.parent), folder.name
+  return (args.checkpoint, args.stage) if (folder / "stages").is_dir() else None
+
+
+def load(args) -> listener.Listener:
+  """The listener that the flags name, drawing as they say.
+
+  Raises:
+    ValueError: the folder holds no model, or the flags do not fit it.
+  """
+  run = run_of(args)
+  if run and (args.system or args.dtype):
+    flag = "--system" if args.system else "--dtype"
+    raise ValueError(f"{flag}: for a released checkpoint; leave it out")
+  if run:
+    found = listener.load(*run)
+  else:
+    dtype = args.dtype and DTYPES[args.dtype]
+    found = listener.load_released(args.checkpoint, dtype=dtype)
+  given = {
+    name: getattr(args, name)
+    for name in _DRAWN
+    if getattr(args, name) is not None
+  }
+  drawn = dataclasses.replace(found.sampling, **given)
+  opening = chat.OPEN if args.think else found.opening
+  return dataclasses.replace(found, sampling=drawn, opening=opening)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -310,42 +192,75 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("clips", nargs="+", help="WAV, FLAC, OGG or MP3 files")
-  parser.add_argument("question", help="in quotation marks")
-  parser.add_argument("--workdir", required=True, help="of the pipeline")
-  parser.add_argument("--options", default="", help="answers: a,b,c")
-  parser.add_argument("--direct", action="store_true", help="do not reason")
-  parser.add_argument("--json", action="store_true", help="one JSON object")
-  parser.add_argument("--stage", default="", help="default: the last finished")
-  parser.add_argument("--temperature", type=float, default=0.0)
-  parser.add_argument("--seed", type=int, default=0, help="of the samples")
+  add = parser.add_argument
+  add("clips", nargs="+", help="WAV, FLAC, OGG or MP3 files")
+  add("question", help="in quotation marks")
+  where = parser.add_mutually_exclusive_group(required=True)
+  where.add_argument("--workdir", help="of the pipeline")
+  where.add_argument(
+    "--checkpoint", help="a released folder, an imported one, or a stage"
+  )
+  add("--options", default="", help="answers: a,b,c")
+  how = parser.add_mutually_exclusive_group()
+  how.add_argument("--direct", action="store_true", help="do not reason")
+  how.add_argument("--think", action="store_true", help="reason in any case")
+  add("--json", action="store_true", help="one JSON object")
+  add("--stage", default="", help="default: the last finished")
+  add("--system", default="", help="a system message")
+  add("--dtype", choices=tuple(DTYPES), help="default: the file's")
+  add("--temperature", type=float, help="default: the release's; 0 is greedy")
+  add("--top_p", type=float, help="default: the release's")
+  add("--top_k", type=int, help="default: the release's")
+  add("--repetition_penalty", type=float, help="default: the release's")
+  add("--max_new", type=int, help="most new tokens")
+  add("--seed", type=int, default=0, help="of the samples")
   return parser
+
+
+def _checked(args) -> list[str]:
+  """The options, and no flag out of its range."""
+  options = [o.strip() for o in args.options.split(",")] if args.options else []
+  if options and (len(set(options)) < max(2, len(options)) or "" in options):
+    raise ValueError("--options: name two or more, each once, such as a,b,c")
+  least = {"temperature": 0, "top_k": 0, "max_new": 1}
+  for name, low in least.items():
+    value = getattr(args, name)
+    if value is not None and not (math.isfinite(value) and value >= low):
+      raise ValueError(f"--{name}: give {low} or more")
+  for name, high in {"top_p": 1.0, "repetition_penalty": math.inf}.items():
+    value = getattr(args, name)
+    if value is not None and not (0 < value <= high and math.isfinite(value)):
+      most = " and at most 1" if high == 1 else ""
+      raise ValueError(f"--{name}: give more than 0{most}")
+  if pathlib.Path(args.question[:255]).is_file():
+    raise ValueError(f"{args.question}: a file where the question should be")
+  return options
 
 
 def _run(args) -> None:
   clock = time.monotonic()
-  options = [o.strip() for o in args.options.split(",")] if args.options else []
-  if options and (len(set(options)) < max(2, len(options)) or "" in options):
-    raise ValueError("--options: name two or more, each once, such as a,b,c")
-  if not (math.isfinite(args.temperature) and args.temperature >= 0):
-    raise ValueError("--temperature: give 0 or more")
-  if pathlib.Path(args.question[:255]).is_file():
-    raise ValueError(f"{args.question}: a file where the question should be")
-  waves = read(args.clips)
-  found = ask(
-    load(args.workdir, args.stage),
+  options = _checked(args)
+  # Clips first: they are read in a moment, a large model is not.
+  most = answering.OWN_SECONDS if run_of(args) else answering.MAX_SECONDS
+  waves = answering.read(args.clips, max_seconds=most)
+  found = load(args)
+  printer = Printer()
+  quiet = lambda kind, text: None
+  answer = ask(
+    found,
     waves,
     args.question,
     options,
+    show=quiet if args.json else printer,
     direct=args.direct,
-    temperature=args.temperature,
+    system=args.system,
     seed=args.seed,
   )
-  found["seconds"] = round(time.monotonic() - clock, 3)
+  answer["seconds"] = round(time.monotonic() - clock, 3)
   if args.json:
-    print(json.dumps(found))
+    print(json.dumps(answer))
   else:
-    show(found)
+    printer.finish(answer)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import ask
+from experiments import answering, ask
+from experiments import listener as listener_lib
 from mgrd_jax.audio import features
 from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
@@ -63,7 +64,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def listener(workdir):
-  return ask.load(workdir)
+  return listener_lib.load(workdir)
 
 
 def clip(seconds=1.0, rate=16_000, channels=1, format="WAV", **settings):
@@ -108,7 +109,7 @@ def test_a_stereo_clip_at_8_khz_gives_one_json_object(
 def test_any_container_is_told_by_its_content(tmp_path):
   for kind in ("WAV", "FLAC", "OGG", "MP3"):
     data = clip(rate=8_000, channels=2, format=kind)
-    (wave_W,) = ask.read([written(tmp_path, data)])
+    (wave_W,) = answering.read([written(tmp_path, data)])
     assert wave_W.ndim == 1
     assert abs(len(wave_W) / features.RATE - 1) < 0.1
 
@@ -116,25 +117,25 @@ def test_any_container_is_told_by_its_content(tmp_path):
 def test_a_minute_is_heard_in_three_pieces_with_a_span_each(
   listener, tmp_path
 ):
-  waves = ask.read([written(tmp_path, clip(60.0, 8_000))])
-  pieces = ask.chunked(waves)
+  (wave_W,) = answering.read([written(tmp_path, clip(60.0, 8_000))])
+  pieces = answering.chunked(wave_W)
   assert [len(p) / features.RATE for p in pieces] == [25, 25, 10]
-  np.testing.assert_array_equal(np.concatenate(pieces), waves[0])
-  row = ask.prompt(listener, pieces, QUESTION)
+  np.testing.assert_array_equal(np.concatenate(pieces), wave_W)
+  row = answering.prompt(listener, [pieces], QUESTION)
   assert [count for _, count in row.spans] == [313, 313, 125]
-  text = ask.respond(listener, pieces, row)
+  text = "".join(answering.respond(listener, pieces, row))
   assert text.startswith(chat.OPEN) and len(text) > len(chat.OPEN)
 
 
 def test_a_rest_shorter_than_one_token_is_left_out():
   wave_W = np.zeros(features.CHUNK + 100, np.float32)
-  assert [len(p) for p in ask.chunked([wave_W])] == [features.CHUNK]
+  assert [len(p) for p in answering.chunked(wave_W)] == [features.CHUNK]
 
 
 def test_padding_does_not_change_what_is_heard(listener):
   rng = np.random.default_rng(1)
   wave_W = rng.normal(0, 0.1, 20_000).astype(np.float32)
-  hear = functools.partial(ask._hear, model=listener.model)
+  hear = functools.partial(answering._hear, model=listener.model, own=True)
   hear = toys.jit(hear)
   states = []
   for samples in (20_000, 48_000):
@@ -162,20 +163,41 @@ def test_claims_are_judged_on_the_waveform():
 
 def test_the_printed_answer_shows_each_claim_with_its_verdict(capsys):
   claim = {"text": "high pitch", "verdict": "supported"}
-  ask.show({"think": "high pitch", "claims": [claim], "answer": "high"})
+  printer = ask.Printer()
+  reader = ask.Reader(printer)
+  for text in ("<think>\n", "high", " pitch\n</th", "ink>\nanswer:", " high"):
+    reader.add(text)
+  reader.end()
+  think, answer = reader.parts
+  printer.finish({"think": think, "claims": [claim], "answer": answer})
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == "reasoning: high pitch"
-  assert lines[1].split() == ["high", "pitch", "supported"]
-  assert lines[2] == "answer: high"
+  assert lines[1] == "answer: high"
+  assert lines[2].split() == ["high", "pitch", "supported"]
+
+
+def test_what_is_said_is_shown_while_it_is_said():
+  shown = []
+  reader = ask.Reader(lambda kind, text: shown.append((kind, text)))
+  reader.add("<think>\nit is a rather long thought")
+  assert shown and shown[0][0] == "reasoning"
+  reader.add("</think>\nanswer: high")
+  reader.end()
+  for kind, want in zip(("reasoning", "answer"), reader.parts, strict=True):
+    assert "".join(text for k, text in shown if k == kind) == want
+  # A model that does not reason answers at once.
+  plain = ask.Reader(lambda kind, text: None)
+  plain.add("a dog barks")
+  assert plain.parts == ("", "a dog barks")
 
 
 def test_the_last_finished_stage_answers_unless_one_is_named(workdir):
-  assert ask.stage_folder(workdir).name == "01_cold_start"
+  assert listener_lib.stage_folder(workdir).name == "01_cold_start"
   for name in ("cold_start", "01_cold_start"):
-    assert ask.stage_folder(workdir, name).name == "01_cold_start"
+    assert listener_lib.stage_folder(workdir, name).name == "01_cold_start"
   for name in ("text_rlvr", "encoder", "nonsense"):
     with pytest.raises(ValueError, match=f"'{name}'; there are 01_cold_start"):
-      ask.stage_folder(workdir, name)
+      listener_lib.stage_folder(workdir, name)
 
 
 BAD_CLIPS = {

@@ -3,11 +3,14 @@
     |STFT|^2 -> Slaney mel -> log10 -> max(., clip max - 8) -> (. + 4) / 4
 
 Step-Audio's front end: 16 kHz, 479 zeros appended, n_fft 400, hop 160,
-periodic Hann, centred with reflection, the last frame dropped.
+periodic Hann, centred with reflection, the last frame dropped.  Qwen2-Audio's
+is Whisper's: the same on a clip that zeros pad to 30 s.
 """
 
 import functools
+import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -19,6 +22,8 @@ MELS = 128
 TAIL = 479
 CHUNK = 25 * RATE
 MAX_SAMPLES = 479_680  # 29.98 s: 3000 mel frames, 1500 encoder positions
+WINDOW = 30 * RATE  # what Qwen2-Audio pads every clip to
+CONVENTIONS = ("hf", "vllm", "qwen2-audio")
 
 
 def mel_frames(samples):
@@ -51,32 +56,44 @@ def adapter_frames(encoder_len):
   return (encoder_len - 1) // 2 + 1
 
 
+def fixed_frames(input_len):
+  """Valid frames after Qwen2-Audio's encoder (25 Hz)."""
+  return (conv_frames(input_len) - 2) // 2 + 1
+
+
 def token_count(samples: int, convention: str = "hf") -> int:
   """Audio placeholders of one chunk of `samples` at 16 kHz.
 
-  "hf" follows the published modelling code, "vllm" the serving fork, which
-  counts the two extra frames; they differ for a quarter of all lengths.
+  "hf" follows Step-Audio's published modelling code, "vllm" its serving fork,
+  which counts the two extra frames; they differ for a quarter of all lengths.
+  "qwen2-audio" counts that model's 25 Hz states.
 
   Raises:
-    ValueError: over 479,680 samples, or an unknown convention.
+    ValueError: over 479,680 samples (Qwen2-Audio: 480,000), or an unknown
+      convention.
   """
-  if samples > MAX_SAMPLES:
+  most = WINDOW if convention == "qwen2-audio" else MAX_SAMPLES
+  if samples > most:
     raise ValueError(
       f"a chunk of {samples} samples ({samples / RATE:.2f} s) is over the "
-      f"limit of {MAX_SAMPLES} (29.98 s); split it with features.chunks"
+      f"limit of {most} ({most / RATE:g} s); split it with features.chunks"
     )
+  if convention == "qwen2-audio":
+    return fixed_frames(encoder_input_len(samples))
   frames = encoder_input_len(samples)
   if convention == "hf":
     return adapter_frames(encoder_frames(frames))
   if convention == "vllm":
     return adapter_frames(encoder_frames(frames + 2))
-  raise ValueError(f"unknown token count convention {convention!r}")
+  raise ValueError(
+    f"unknown token count convention {convention!r}; have {CONVENTIONS}"
+  )
 
 
-def chunks(samples: int) -> list[tuple[int, int]]:
-  """Consecutive spans of at most 25 s, each with its own audio span."""
+def chunks(samples: int, size: int = CHUNK) -> list[tuple[int, int]]:
+  """Consecutive spans of at most `size` (25 s), each with its audio span."""
   return [
-    (start, min(start + CHUNK, samples)) for start in range(0, samples, CHUNK)
+    (start, min(start + size, samples)) for start in range(0, samples, size)
   ]
 
 
@@ -86,6 +103,42 @@ def mel_filters() -> np.ndarray:
   import librosa
 
   return librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=MELS)
+
+
+def _log_power(wave_BW, frames: int):
+  """log10 of the mel power [B, R, M] of `frames` frames, the first at 0."""
+  step = math.gcd(N_FFT, HOP)
+  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
+
+  def one(wave_W):
+    # A frame is five blocks of 80 samples, the next one begins two later.
+    count = (frames * HOP + N_FFT) // step
+    blocks = wave_W[: count * step].reshape(count, step)
+    last = (frames - 1) * HOP // step + 1
+    stride = HOP // step
+    parts = [blocks[at : at + last : stride] for at in range(N_FFT // step)]
+    frame_RW = jnp.concatenate(parts, axis=1) * window.astype(np.float32)
+    spectrum = jnp.fft.rfft(frame_RW)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel_RM = jnp.einsum(
+      "RW,MW->RM", power, mel_filters(), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.log10(jnp.maximum(mel_RM, 1e-10))
+
+  # Two clips at a time stay in a core's cache; all at once do not.
+  return jax.lax.map(one, wave_BW, batch_size=2)
+
+
+def _normalise(log_BRM, keep_BR1=True):
+  top_B11 = jnp.max(
+    jnp.where(keep_BR1, log_BRM, -jnp.inf), axis=(1, 2), keepdims=True
+  )
+  return (jnp.maximum(log_BRM, top_B11 - 8.0) + 4.0) / 4.0
+
+
+def _masked(wave_BW, len_B):
+  keep_BW = jnp.arange(wave_BW.shape[1]) < len_B[:, None]
+  return jnp.where(keep_BW, wave_BW, 0.0).astype(jnp.float32)
 
 
 def log_mel(
@@ -101,24 +154,34 @@ def log_mel(
     [B, R, 128] with R = mel_frames(W); frames past a row's own
     mel_frames(len) are 0.0, the value the reference pads with.
   """
-  samples = wave_BW.shape[1]
-  keep_BW = jnp.arange(samples) < len_B[:, None]
-  wave_BW = jnp.where(keep_BW, wave_BW, 0.0).astype(jnp.float32)
+  frames = mel_frames(wave_BW.shape[1])
+  wave_BW = _masked(wave_BW, len_B)
   # The appended zeros are longer than half a window, so the reflection on
   # the right mirrors zeros: plain zero padding is the same.
   wave_BW = jnp.pad(wave_BW, ((0, 0), (0, TAIL + N_FFT)))
   left_BW = wave_BW[:, 1 : N_FFT // 2 + 1][:, ::-1]
-  wave_BW = jnp.concatenate([left_BW, wave_BW], axis=1)
-  frames = mel_frames(samples)
-  at = np.arange(frames)[:, None] * HOP + np.arange(N_FFT)[None]
-  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-  spectrum = jnp.fft.rfft(wave_BW[:, at] * window.astype(np.float32))
-  power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-  mel_BRM = jnp.einsum("BRW,MW->BRM", power, jnp.asarray(mel_filters()))
-  log_BRM = jnp.log10(jnp.maximum(mel_BRM, 1e-10))
+  log_BRM = _log_power(jnp.concatenate([left_BW, wave_BW], axis=1), frames)
   keep_BR1 = (jnp.arange(frames) < mel_frames(len_B)[:, None])[..., None]
-  top_B11 = jnp.max(
-    jnp.where(keep_BR1, log_BRM, -jnp.inf), axis=(1, 2), keepdims=True
-  )
-  log_BRM = jnp.maximum(log_BRM, top_B11 - 8.0)
-  return jnp.where(keep_BR1, (log_BRM + 4.0) / 4.0, 0.0)
+  return jnp.where(keep_BR1, _normalise(log_BRM, keep_BR1), 0.0)
+
+
+def log_mel_30s(
+  wave_BW: Float[Array, "B W"], len_B: Int[Array, " B"]
+) -> Float[Array, "B R M"]:
+  """Log-mel of clips that zeros pad to 30 s: [B, 3000, 128].
+
+  Whisper's front end, which Qwen2-Audio hears by; `encoder_input_len` says
+  how many frames are the clip's.
+
+  Raises:
+    ValueError: W is over 480,000.
+  """
+  spare = WINDOW - wave_BW.shape[1]
+  if spare < 0:
+    raise ValueError(
+      f"a clip of {wave_BW.shape[1]} samples is over 30 s; split it with "
+      "features.chunks"
+    )
+  wave_BW = jnp.pad(_masked(wave_BW, len_B), ((0, 0), (0, spare)))
+  wave_BW = jnp.pad(wave_BW, ((0, 0), (N_FFT // 2,) * 2), mode="reflect")
+  return _normalise(_log_power(wave_BW, WINDOW // HOP))

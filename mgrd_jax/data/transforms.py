@@ -15,16 +15,27 @@ from mgrd_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """The shape of a batch: columns, clips a row, 25 Hz frames a clip."""
+  """The shape of a batch: columns, clips a row, 25 Hz frames a clip.
+
+  `stride` is how many of those frames an audio token covers: 2 behind
+  Step-Audio's adapter, 1 behind Qwen2-Audio's projector.
+  """
 
   time: int
   clips: int = 0
   frames: int = 0
   width: int = 0
+  stride: int = 2
 
   @property
   def adapter_frames(self) -> int:
-    return features.adapter_frames(self.frames) if self.frames else 0
+    return self.tokens_of(self.frames)
+
+  def tokens_of(self, frames: int) -> int:
+    """Audio tokens of a clip of `frames` states."""
+    if self.stride == 1 or not frames:
+      return frames
+    return features.adapter_frames(frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +99,7 @@ def collate(items: Sequence[Item], shape: Shape, rows: int = 0) -> Batch:
       slot = b * C + c
       enc_BAE[slot, : len(enc_AE)] = enc_AE
       start, count = item.row.spans[c]
-      if count > features.adapter_frames(len(enc_AE)):
+      if count > shape.tokens_of(len(enc_AE)):
         raise ValueError(
           f"clip {c} of {len(enc_AE)} frames has no {count} audio tokens"
         )

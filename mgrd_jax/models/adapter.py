@@ -1,6 +1,9 @@
-"""enc_BAE (25 Hz) -> audio_BAD (12.5 Hz), encoder width to decoder width.
+"""enc_BAE (25 Hz) -> audio_BAD, encoder width to decoder width.
 
-    conv k3 stride 2 -> GELU -> linear -> ReLU -> linear
+    conv:    conv k3 stride 2 -> GELU -> linear -> ReLU -> linear  (12.5 Hz)
+    linear:  linear                                                (25 Hz)
+
+The first is Step-Audio's adapter, the second Qwen2-Audio's projector.
 """
 
 import dataclasses
@@ -17,10 +20,11 @@ class AdapterConfig:
   encoder_width: int = 1280
   hidden: int = 2048
   decoder_width: int = 3584
+  kind: str = "conv"
 
 
 class Adapter(nn.Module):
-  """Step-Audio's adapter; a clip of L states gives (L-1)//2 + 1."""
+  """The adapter of `config.kind`; "conv" makes (L-1)//2 + 1 of L states."""
 
   config: AdapterConfig
 
@@ -29,6 +33,10 @@ class Adapter(nn.Module):
     c = self.config
     E, F, D = c.encoder_width, c.hidden, c.decoder_width
     zeros = nn.initializers.zeros
+    if c.kind == "linear":
+      proj_ED = self.param("proj_ED", layers.fan_in(E), (E, D))
+      x = jnp.einsum("BAE,ED->BAD", enc_BAE, proj_ED)
+      return x + self.param("proj_bias_D", zeros, (D,))
     x = layers.conv1d(
       enc_BAE,
       self.param("conv_REE", layers.fan_in(3 * E), (3, E, E)),

@@ -21,12 +21,21 @@ from mgrd_jax.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
+  """Sizes.
+
+  `fixed` is Qwen2-Audio's rule: an input always has 2 * positions frames, and
+  what lies beyond a clip is the silence that pads it, heard by the
+  convolutions and hidden from attention.  Step-Audio's inputs end where the
+  clip ends.
+  """
+
   mels: int = 128
   width: int = 1280
   heads: int = 20
   layers: int = 32
   ffn: int = 5120
   positions: int = 1500
+  fixed: bool = False
 
 
 def sinusoids(positions: int, width: int) -> np.ndarray:
@@ -36,6 +45,18 @@ def sinusoids(positions: int, width: int) -> np.ndarray:
     -step * np.arange(width // 2)[None]
   )
   return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype("f4")
+
+
+def _own_frames(config: EncoderConfig, frames: int, mel_len_B):
+  """Mel frames that a clip itself has: two more than count as valid."""
+  if not config.fixed:
+    return mel_len_B + 2
+  if frames != 2 * config.positions:
+    raise ValueError(
+      f"this encoder hears {2 * config.positions} mel frames, not {frames}; "
+      "use features.log_mel_30s"
+    )
+  return jnp.full_like(mel_len_B, frames)
 
 
 class Encoder(nn.Module):
@@ -75,17 +96,23 @@ class Encoder(nn.Module):
       mel_BRM: normalised log-mel, padded right with 0.0.
       mel_len_B: valid frames, `features.encoder_input_len` of each clip.
 
+    Raises:
+      ValueError: the encoder is `fixed` and the input has another length.
+
     Returns:
       (enc_BAE, enc_len_B): 25 Hz states, zero past each clip's own pooled
       length, and the number of valid ones.
     """
     c = self.config
     frames = mel_BRM.shape[1]
-    own_B = mel_len_B + 2  # mel frames of the clip itself
+    own_B = _own_frames(c, frames, mel_len_B)
     zeros, E = nn.initializers.zeros, c.width
+    kernel_RME = self.param(
+      "conv1_RME", layers.fan_in(3 * c.mels), (3, c.mels, E)
+    )
     x = layers.conv1d(
-      mel_BRM,
-      self.param("conv1_RME", layers.fan_in(3 * c.mels), (3, c.mels, E)),
+      mel_BRM.astype(kernel_RME.dtype),
+      kernel_RME,
       self.param("conv1_bias_E", zeros, (E,)),
       stride=1,
     )
@@ -104,9 +131,10 @@ class Encoder(nn.Module):
     )
     length = x.shape[1]
     x = x + table_AE[:length].astype(x.dtype)
-    # The reference subsamples its frame mask from an offset that depends on
-    # the parity of the clip's length.
-    at_BA = 2 * jnp.arange(length) + (own_B[:, None] + 1) % 2
+    # Step-Audio subsamples its frame mask from an offset that depends on the
+    # parity of the clip's length; Qwen2-Audio from none.
+    offset_B1 = 0 if c.fixed else (own_B[:, None] + 1) % 2
+    at_BA = 2 * jnp.arange(length) + offset_B1
     keep_B1A = (at_BA < mel_len_B[:, None])[:, None]
 
     def block(x, w):
@@ -131,4 +159,5 @@ class Encoder(nn.Module):
     )
     exists_BA = jnp.arange(pooled) < features.pooled_frames(own_B)[:, None]
     enc_BAE = jnp.where(exists_BA[..., None], x, 0.0)
-    return enc_BAE, features.encoder_frames(mel_len_B)
+    count = features.fixed_frames if c.fixed else features.encoder_frames
+    return enc_BAE, count(mel_len_B)

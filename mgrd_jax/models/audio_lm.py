@@ -9,40 +9,26 @@ in the batch.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mgrd_jax.models import adapter as adapter_lib
-from mgrd_jax.models import audio_encoder
+from mgrd_jax.models import audio_encoder, released
 from mgrd_jax.models import decoder as decoder_lib
+from mgrd_jax.models.released import Config
 from mgrd_jax.types import Batch
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Sizes of the three parts."""
-
-  encoder: audio_encoder.EncoderConfig
-  adapter: adapter_lib.AdapterConfig
-  decoder: decoder_lib.DecoderConfig
-
-
-def _variant(encoder: dict, hidden: int, decoder: dict) -> Config:
-  enc = audio_encoder.EncoderConfig(**encoder)
+def _tiny() -> Config:
   return Config(
-    encoder=enc,
-    adapter=adapter_lib.AdapterConfig(enc.width, hidden, decoder["width"]),
-    decoder=decoder_lib.DecoderConfig(**decoder),
-  )
-
-
-VARIANTS = {
-  "tiny": lambda: _variant(
-    dict(width=96, heads=4, layers=2, ffn=288, positions=1500),
-    192,
-    dict(
+    encoder=audio_encoder.EncoderConfig(
+      width=96, heads=4, layers=2, ffn=288, positions=1500
+    ),
+    adapter=adapter_lib.AdapterConfig(96, 192, 96),
+    decoder=decoder_lib.DecoderConfig(
       vocab=1024,
       width=96,
       layers=3,
@@ -52,7 +38,12 @@ VARIANTS = {
       ffn=256,
       rope_theta=1e4,
     ),
-  ),
+  )
+
+
+VARIANTS = {"tiny": _tiny} | {
+  name: functools.partial(released.from_json, config)
+  for name, config in released.PUBLISHED.items()
 }
 
 
@@ -86,7 +77,8 @@ class ValueHead(nn.Module):
 def init(key, config: Config) -> dict:
   """Random parameters {"encoder", "adapter", "decoder"}; float32."""
   enc_key, ada_key, dec_key = jax.random.split(key, 3)
-  mel = jnp.zeros((1, 16, config.encoder.mels))
+  frames = 2 * config.encoder.positions if config.encoder.fixed else 16
+  mel = jnp.zeros((1, frames, config.encoder.mels))
   enc = jnp.zeros((1, 4, config.encoder.width))
   ids = jnp.zeros((1, 2), jnp.int32)
   return {
@@ -98,6 +90,14 @@ def init(key, config: Config) -> dict:
       dec_key, ids, lambda x: x, jnp.zeros((1, 2), jnp.int32)
     )["params"],
   }
+
+
+def abstract(config: Config, dtype=jnp.float32) -> dict:
+  """The shapes of `init`, nothing allocated."""
+  tree = jax.eval_shape(
+    functools.partial(init, config=config), jax.random.key(0)
+  )
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
 
 
 def init_value_head(width: int, bias: float = 0.0) -> dict:
@@ -121,6 +121,7 @@ def _splice(params, audio_index_BT, enc_BAE, config: Config):
 
   def splice(embed_BTD):
     audio_BTD = flat_AD[jnp.maximum(audio_index_BT, 0)]
+    audio_BTD = audio_BTD.astype(embed_BTD.dtype)
     return jnp.where((audio_index_BT >= 0)[..., None], audio_BTD, embed_BTD)
 
   return splice
@@ -130,14 +131,14 @@ def _hidden(params, batch: Batch, config: Config):
   splice = _splice(params, batch.audio_index_BT, batch.enc_BAE, config)
   time = batch.tokens_BT.shape[1]
   pos_BT = jnp.broadcast_to(jnp.arange(time), batch.tokens_BT.shape)
-  hidden_BTD, head_DV, _ = decoder_lib.Decoder(config.decoder).apply(
+  hidden_BTD, head, _ = decoder_lib.Decoder(config.decoder).apply(
     {"params": params["decoder"]},
     batch.tokens_BT,
     splice,
     pos_BT,
     valid_BT=batch.valid_BT,
   )
-  return hidden_BTD, head_DV
+  return hidden_BTD, head
 
 
 def apply(params, batch: Batch, at_BS=None, *, config: Config):
@@ -145,16 +146,32 @@ def apply(params, batch: Batch, at_BS=None, *, config: Config):
 
   With `at_BS` the head reads those columns alone: logits_BSV.
   """
-  hidden_BTD, head_DV = _hidden(params, batch, config)
+  hidden_BTD, head = _hidden(params, batch, config)
   if at_BS is not None:
     hidden_BTD = jnp.take_along_axis(hidden_BTD, at_BS[..., None], axis=1)
-  return jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)
+  return decoder_lib.logits(hidden_BTD, head, config.decoder)
 
 
 def values(params, batch: Batch, *, config: Config):
   """v_BT of the critic at every position, audio heard like text."""
   hidden_BTD, _ = _hidden(params, batch, config)
   return ValueHead().apply({"params": params["value"]}, hidden_BTD)
+
+
+def unstack(params: dict) -> dict:
+  """Parameters for `prefill` and `decode` alone, layer by layer.
+
+  See `decoder.unstack`.
+  """
+  return params | {"decoder": decoder_lib.unstack(params["decoder"])}
+
+
+def _cached(params, tokens_BT, splice, pos_BT, cache, config: Config):
+  rest = dict(params["decoder"])
+  stack = rest.pop("layers", None)
+  return decoder_lib.Decoder(config.decoder).apply(
+    {"params": rest}, tokens_BT, splice, pos_BT, cache=cache, stack=stack
+  )
 
 
 def prefill(params, batch: Batch, *, config: Config, slots: int):
@@ -168,25 +185,17 @@ def prefill(params, batch: Batch, *, config: Config, slots: int):
   pos_BT = jnp.where(batch.valid_BT, jnp.arange(time), slots)
   dtype = params["decoder"]["embed_VD"].dtype
   cache = decoder_lib.empty_cache(config.decoder, rows, slots, dtype)
-  hidden_BTD, head_DV, cache = decoder_lib.Decoder(config.decoder).apply(
-    {"params": params["decoder"]},
-    batch.tokens_BT,
-    splice,
-    pos_BT,
-    cache=cache,
+  hidden_BTD, head, cache = _cached(
+    params, batch.tokens_BT, splice, pos_BT, cache, config
   )
-  last_B = batch.valid_BT.sum(1) - 1
-  hidden_BD = hidden_BTD[jnp.arange(rows), last_B]
-  return jnp.einsum("BD,DV->BV", hidden_BD, head_DV), cache
+  last_B11 = (batch.valid_BT.sum(1) - 1)[:, None, None]
+  hidden_BTD = jnp.take_along_axis(hidden_BTD, last_B11, axis=1)
+  return decoder_lib.logits(hidden_BTD, head, config.decoder)[:, 0], cache
 
 
 def decode(params, token_B, pos_B, cache, *, config: Config):
   """One token a row: (logits_BV that predict the next one, cache)."""
-  hidden_BTD, head_DV, cache = decoder_lib.Decoder(config.decoder).apply(
-    {"params": params["decoder"]},
-    token_B[:, None],
-    lambda x: x,
-    pos_B[:, None],
-    cache=cache,
+  hidden_BTD, head, cache = _cached(
+    params, token_B[:, None], lambda x: x, pos_B[:, None], cache, config
   )
-  return jnp.einsum("BD,DV->BV", hidden_BTD[:, 0], head_DV), cache
+  return decoder_lib.logits(hidden_BTD, head, config.decoder)[:, 0], cache

@@ -6,6 +6,8 @@
 One parameter tree, stacked over layers; two ways to run it.  Without a
 cache the layers are scanned (small programs, fast compiles: training);
 with one they are unrolled over per-layer buffers (no copy: decoding).
+`unstack` gives each layer buffers of its own, for a model that only decodes:
+on a CPU a slice of a stack is copied before it is multiplied.
 """
 
 import dataclasses
@@ -21,6 +23,8 @@ from mgrd_jax.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
+  """Sizes; `tied`: the head is the embedding; `context`: most positions."""
+
   vocab: int
   width: int
   layers: int
@@ -30,6 +34,8 @@ class DecoderConfig:
   ffn: int
   rope_theta: float = 1e6
   eps: float = 1e-6
+  tied: bool = False
+  context: int = 65536
 
 
 @jax.tree_util.register_dataclass
@@ -76,6 +82,35 @@ def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
   return x_BTD + y, cache_kv
 
 
+def logits(hidden_BTD, head, config: DecoderConfig):
+  """logits_BTV in float32 from the head: head_DV, or embed_VD where tied."""
+  axes = "BTD,VD->BTV" if config.tied else "BTD,DV->BTV"
+  return jnp.einsum(
+    axes, hidden_BTD, head, preferred_element_type=jnp.float32
+  )
+
+
+def unstack(params: dict) -> dict:
+  """The decoder's parameters with "layers", a tuple of one dict a layer.
+
+  Give it up (donate it, or drop the reference) as it goes: a stack and its
+  layers are both in memory until then.
+  """
+  params = dict(params)
+  stacked = {n: params.pop(n) for n in sorted(params) if _stacked(n)}
+  layers: list[dict] = [{} for _ in next(iter(stacked.values()))]
+  while stacked:
+    name, leaf = stacked.popitem()
+    stem, axes = name.rsplit("_", 1)
+    for layer, part in zip(layers, leaf, strict=True):
+      layer[f"{stem}_{axes[1:]}"] = part
+  return params | {"layers": tuple(layers)}
+
+
+def _stacked(name: str) -> bool:
+  return name.rsplit("_", 1)[-1].startswith("L")
+
+
 class Decoder(nn.Module):
   """Embeddings to final hidden states; embedding and head are here too."""
 
@@ -111,7 +146,9 @@ class Decoder(nn.Module):
     }
 
   @nn.compact
-  def __call__(self, tokens_BT, splice, pos_BT, *, valid_BT=None, cache=None):
+  def __call__(
+    self, tokens_BT, splice, pos_BT, *, valid_BT=None, cache=None, stack=None
+  ):
     """Runs the stack.
 
     Args:
@@ -121,16 +158,21 @@ class Decoder(nn.Module):
         A position past the last slot writes nothing.
       valid_BT: keys that may be read; without a cache only.
       cache: KVCache, or None for the whole-sequence program.
+      stack: the "layers" of `unstack`, with a cache only; by default the
+        stacked parameters.
 
     Returns:
-      (hidden_BTD after the final norm, head_DV, cache).
+      (hidden_BTD after the final norm, head for `logits`, cache).
     """
     c = self.config
     D, V = c.width, c.vocab
     embed_VD = self.param("embed_VD", layers.fan_in(D), (V, D))
-    head_DV = self.param("head_DV", layers.fan_in(D), (D, V))
+    if c.tied:
+      head = embed_VD
+    else:
+      head = self.param("head_DV", layers.fan_in(D), (D, V))
     norm_D = self.param("norm_D", nn.initializers.ones, (D,))
-    w = self.weights()
+    w = self.weights() if stack is None else None
     x = splice(embed_VD[tokens_BT])
     if cache is None:
       time = tokens_BT.shape[1]
@@ -146,10 +188,10 @@ class Decoder(nn.Module):
       mask_BTS = jnp.arange(slots) <= pos_BT[..., None]
       buffers = []
       for i in range(c.layers):
-        layer = jax.tree.map(lambda a, i=i: a[i], w)
+        layer = stack[i] if stack else jax.tree.map(lambda a, i=i: a[i], w)
         kv = (cache.k_BKHS[i], cache.v_BKSH[i])
         x, kv = block(x, layer, pos_BT, mask_BTS, c, kv)
         buffers.append(kv)
       keys, values = zip(*buffers, strict=True)
       cache = KVCache(k_BKHS=keys, v_BKSH=values)
-    return layers.rms_norm(x, norm_D, eps=c.eps), head_DV, cache
+    return layers.rms_norm(x, norm_D, eps=c.eps), head, cache

@@ -1,0 +1,124 @@
+"""Ours beside what others use, as ratios within one run.
+
+  python -m experiments.bench load|decode|features [--json=FILE] [--quick]
+
+Both sides run in turn on the same cores, after a run of each that does not
+count (compilation, page cache).  Medians; a ratio is ours / the other's, its
+spread the extremes of the turns.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from experiments import bench_decode, bench_features, bench_load
+
+# name -> function of `quick` that gives the rows of its table.
+SUITES: dict[str, Callable[[bool], Iterator[dict]]] = {
+  "load": bench_load.load,
+  "decode": bench_decode.decode,
+  "features": bench_features.features,
+}
+
+
+def _commit() -> str:
+  done = subprocess.run(
+    ["git", "describe", "--always", "--dirty", "--exclude=*"],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+  )
+  return done.stdout.strip() or "unknown"
+
+
+def report(suite: str, rows: list[dict]) -> dict:
+  """What --json writes: the rows, and where they come from."""
+  device = jax.devices()[0].device_kind
+  return {
+    "suite": suite,
+    "device": f"{device}, {os.cpu_count()} cores",
+    "jax": jax.__version__,
+    "commit": _commit(),
+    "rows": rows,
+  }
+
+
+def show(rows: list[dict]) -> None:
+  """The rows as a table."""
+  columns = ("", "ours", "other", "", "unit", "ratio", "spread", "goal", "ok")
+  table = rich.table.Table(*columns, box=rich.box.SIMPLE)
+  for r in rows:
+    spread = r.get("spread")
+    table.add_row(
+      r["name"],
+      f"{r['ours']:.4g}",
+      f"{r['other']:.4g}",
+      r["other_name"],
+      r["unit"],
+      f"{r['ratio']:.2f}",
+      f"{spread[0]:.2f} to {spread[1]:.2f}" if spread else "",
+      r["goal"] or "",
+      {None: "", True: "yes", False: "no"}[r["ok"]],
+    )
+  # A pipe has no width, and a table that wraps is no table.
+  console = rich.console.Console(markup=False, highlight=False)
+  if not console.is_terminal:
+    console.width = 140
+  console.print(table)
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog="bench",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  about = "; ".join(f"{name}: {run.__doc__}" for name, run in SUITES.items())
+  parser.add_argument("suite", choices=SUITES, help=about)
+  parser.add_argument("--json", metavar="FILE", help="write the rows here too")
+  parser.add_argument(
+    "--quick", action="store_true", help="tiny sizes: whether it runs at all"
+  )
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one suite; returns the exit status."""
+  args = _parser().parse_args(argv)
+  rows, status = [], 0
+  try:
+    for row in SUITES[args.suite](args.quick):
+      rows.append(row)
+  except (ValueError, OSError) as error:
+    print(f"bench {args.suite}: {error}", file=sys.stderr)
+    status = 1
+  if rows:
+    show(rows)
+  if rows and args.json:
+    path = pathlib.Path(args.json)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(json.dumps(report(args.suite, rows), indent=1) + "\n")
+    except OSError as error:
+      print(f"bench {args.suite}: {error}", file=sys.stderr)
+      status = 1
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

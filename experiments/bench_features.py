@@ -1,0 +1,61 @@
+"""Log-mel of a batch of clips, beside librosa and WhisperFeatureExtractor.
+
+All make the same frames of the same clips: 128 bands, no padding to 30 s.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import librosa
+import numpy as np
+
+from experiments import bench_core as core
+from mgrd_jax.audio import features as front_end
+
+
+def _librosa(wave_W):
+  """Log-mel as one writes it with librosa."""
+  mel = librosa.feature.melspectrogram(
+    y=wave_W,
+    sr=front_end.RATE,
+    n_fft=front_end.N_FFT,
+    hop_length=front_end.HOP,
+    n_mels=front_end.MELS,
+  )
+  log = np.log10(np.maximum(mel, 1e-10))
+  return (np.maximum(log, log.max() - 8) + 4) / 4
+
+
+def features(quick: bool) -> Iterator[dict]:
+  """log-mel of 64 clips of 10 s, against librosa and transformers"""
+  clips, seconds, repeats = (3, 0.5, 1) if quick else (64, 10, 9)
+  shape = (clips, round(seconds * front_end.RATE))
+  wave_BW = np.random.default_rng(0).uniform(-0.5, 0.5, shape)
+  wave_BW = wave_BW.astype(np.float32)
+  len_B = np.full(clips, shape[1], np.int32)
+  program = jax.jit(front_end.log_mel)
+  ours = core.clocked(lambda: program(wave_BW, len_B))
+
+  def compared(other_name, other, least):
+    return core.rate(
+      f"log-mel, {clips} clips of {seconds:g} s",
+      core.alternate(ours, core.clocked(other), repeats),
+      clips,
+      other_name,
+      "clips/s",
+      goal=(">=", least),
+    )
+
+  yield compared("librosa", lambda: [_librosa(w) for w in wave_BW], 3)
+  (transformers,) = core.installed("transformers")
+  extract = transformers.WhisperFeatureExtractor(feature_size=front_end.MELS)
+
+  def whisper():
+    extract(
+      list(wave_BW),
+      sampling_rate=front_end.RATE,
+      padding="longest",
+      return_tensors="np",
+    )
+
+  yield compared("WhisperFeatureExtractor", whisper, 1.5)

@@ -1,0 +1,312 @@
+"""Sizes of a model, and their reading from a released `config.json`.
+
+    config.json {model_type: step_audio_2 | qwen2_audio} -> Config
+
+Step-Audio writes every size into its file, and one that is missing is an
+error.  Qwen2-Audio's `text_config` leaves out what equals the defaults of the
+format it names (`qwen2`), so those defaults, and only those, are part of
+reading it.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+from mgrd_jax.models.adapter import AdapterConfig
+from mgrd_jax.models.audio_encoder import EncoderConfig
+from mgrd_jax.models.decoder import DecoderConfig
+
+STEP_AUDIO, QWEN2_AUDIO = "step-audio", "qwen2-audio"
+FAMILY = {"step_audio_2": STEP_AUDIO, "qwen2_audio": QWEN2_AUDIO}
+PATCH_ID = {STEP_AUDIO: 151690, QWEN2_AUDIO: 151646}
+ADAPTER_HIDDEN = 2048  # written in Step-Audio's modelling code, not its file
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes of the three parts.
+
+  Attributes:
+    encoder: the audio encoder.
+    adapter: what brings 25 Hz states to the decoder's width.
+    decoder: the language model.
+    family: "step-audio" or "qwen2-audio": turn syntax, count rule, names.
+    patch_id: the id that stands where audio is heard; None where the
+      tokenizer alone knows it (a model of our own).
+  """
+
+  encoder: EncoderConfig
+  adapter: AdapterConfig
+  decoder: DecoderConfig
+  family: str = STEP_AUDIO
+  patch_id: int | None = None
+
+
+# What the published files say, as far as it is a size (system of the paper's
+# Table of checkpoints); read for shapes only, never in place of a file.
+_ENCODER = dict(
+  n_mels=128,
+  n_audio_ctx=1500,
+  n_audio_state=1280,
+  n_audio_head=20,
+  n_audio_layer=32,
+  kernel_size=3,
+  adapter_stride=2,
+)
+PUBLISHED: dict[str, dict] = {
+  "step-audio-2-mini": {
+    "model_type": "step_audio_2",
+    "audio_encoder_config": _ENCODER | {"llm_dim": 3584},
+    "text_config": {
+      "hidden_size": 3584,
+      "num_hidden_layers": 28,
+      "num_attention_heads": 28,
+      "num_attention_groups": 4,
+      "num_key_value_heads": 4,
+      "intermediate_size": 18944,
+      "vocab_size": 158720,
+      "rms_norm_eps": 1e-6,
+      "rope_theta": 1e6,
+      "max_position_embeddings": 16384,
+      "tie_word_embeddings": False,
+    },
+  },
+  "step-audio-r1": {
+    "model_type": "step_audio_2",
+    "audio_encoder_config": _ENCODER | {"llm_dim": 5120},
+    "text_config": {
+      "hidden_size": 5120,
+      "num_hidden_layers": 64,
+      "num_attention_heads": 40,
+      "num_attention_groups": 8,
+      "num_key_value_heads": 8,
+      "intermediate_size": 27648,
+      "vocab_size": 158720,
+      "rms_norm_eps": 1e-5,
+      "rope_theta": 1e6,
+      "max_position_embeddings": 65536,
+      "tie_word_embeddings": False,
+    },
+  },
+  "qwen2-audio-7b": {
+    "model_type": "qwen2_audio",
+    "audio_token_index": 151646,
+    "audio_config": {
+      "num_mel_bins": 128,
+      "encoder_layers": 32,
+      "encoder_attention_heads": 20,
+      "encoder_ffn_dim": 5120,
+      "d_model": 1280,
+      "activation_function": "gelu",
+      "scale_embedding": False,
+      "max_source_positions": 1500,
+    },
+    "text_config": {
+      "model_type": "qwen2",
+      "intermediate_size": 11008,
+      "max_position_embeddings": 8192,
+      "rms_norm_eps": 1e-5,
+      "rope_theta": 10000,
+      "vocab_size": 156032,
+    },
+  },
+}
+_QWEN2_DEFAULTS = {
+  "hidden_size": 4096,
+  "intermediate_size": 22016,
+  "num_hidden_layers": 32,
+  "num_attention_heads": 32,
+  "num_key_value_heads": 32,
+  "vocab_size": 151936,
+  "rms_norm_eps": 1e-6,
+  "rope_theta": 10000.0,
+  "max_position_embeddings": 32768,
+}
+_QWEN2_AUDIO_DEFAULTS = PUBLISHED["qwen2-audio-7b"]["audio_config"]
+
+
+class _Fields:
+  """One object of a config.json; names the field that is amiss."""
+
+  def __init__(self, values, name: str, defaults: Mapping | None = None):
+    if not isinstance(values, Mapping):
+      raise ValueError(f"{name}: missing or not an object")
+    self._values, self._name = values, name
+    self._defaults = defaults or {}
+
+  def get(self, field: str, default=None):
+    found = self._values.get(field)
+    return default if found is None else found
+
+  def number(self, field: str, kind=int):
+    found = self.get(field, self._defaults.get(field))
+    name = f"{self._name}.{field}"
+    if found is None:
+      raise ValueError(f"{name}: missing; every size comes from this file")
+    whole = kind is float or found == int(found) if _numeric(found) else False
+    if not whole or found <= 0:
+      raise ValueError(f"{name}: {found!r} is not a positive {kind.__name__}")
+    return kind(found)
+
+  def require(self, field: str, allowed: tuple, why: str) -> None:
+    found = self._values.get(field, allowed[0])
+    if found not in allowed:
+      raise ValueError(f"{self._name}.{field}: {found!r} {why}")
+
+
+def _numeric(value) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _decoder(text: _Fields) -> DecoderConfig:
+  width, heads = text.number("hidden_size"), text.number("num_attention_heads")
+  kv_heads = text.number("num_key_value_heads")
+  groups = text.get("num_attention_groups", kv_heads)
+  if groups != kv_heads:
+    raise ValueError(
+      f"text_config.num_attention_groups: {groups}, where "
+      f"num_key_value_heads is {kv_heads}; they are one number"
+    )
+  if heads % kv_heads:
+    raise ValueError(
+      f"text_config.num_key_value_heads: {kv_heads} does not divide "
+      f"num_attention_heads {heads}"
+    )
+  if not text.get("head_dim") and width % heads:
+    raise ValueError(
+      f"text_config.num_attention_heads: {heads} does not divide "
+      f"hidden_size {width}"
+    )
+  text.require("hidden_act", ("silu", None), "is not SwiGLU's silu")
+  text.require("use_sliding_window", (False, None), "is not full attention")
+  text.require("use_mrope", (False, None), "is not 1-D rotary positions")
+  return DecoderConfig(
+    vocab=text.number("vocab_size"),
+    width=width,
+    layers=text.number("num_hidden_layers"),
+    heads=heads,
+    kv_heads=kv_heads,
+    head_dim=int(text.get("head_dim") or width // heads),
+    ffn=text.number("intermediate_size"),
+    rope_theta=_rope_theta(text),
+    eps=text.number("rms_norm_eps", float),
+    tied=bool(text.get("tie_word_embeddings", False)),
+    context=text.number("max_position_embeddings"),
+  )
+
+
+def _rope_theta(text: _Fields) -> float:
+  """θ, from `rope_theta` or from transformers 5's `rope_parameters`."""
+  rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind != "default":
+    raise ValueError(
+      f"text_config.rope_scaling: {kind!r} is not supported; plain rotary "
+      "positions alone are"
+    )
+  theta = rope.get("rope_theta")
+  return float(theta) if theta else text.number("rope_theta", float)
+
+
+def _step_audio(config: Mapping) -> Config:
+  audio = _Fields(config.get("audio_encoder_config"), "audio_encoder_config")
+  decoder = _decoder(_Fields(config.get("text_config"), "text_config"))
+  audio.require("kernel_size", (3,), "is not the adapter's kernel of 3")
+  audio.require("adapter_stride", (2,), "is not the adapter's stride of 2")
+  if audio.number("llm_dim") != decoder.width:
+    raise ValueError(
+      f"audio_encoder_config.llm_dim: {audio.number('llm_dim')}, where "
+      f"text_config.hidden_size is {decoder.width}; they are one number"
+    )
+  width = audio.number("n_audio_state")
+  return Config(
+    encoder=EncoderConfig(
+      mels=audio.number("n_mels"),
+      width=width,
+      heads=_heads(audio, "n_audio_head", width),
+      layers=audio.number("n_audio_layer"),
+      ffn=4 * width,
+      positions=audio.number("n_audio_ctx"),
+    ),
+    adapter=AdapterConfig(
+      width, int(audio.get("adapter_hidden", ADAPTER_HIDDEN)), decoder.width
+    ),
+    decoder=decoder,
+    family=STEP_AUDIO,
+    patch_id=int(config.get("audio_token_id") or PATCH_ID[STEP_AUDIO]),
+  )
+
+
+def _qwen2_audio(config: Mapping) -> Config:
+  audio = _Fields(
+    config.get("audio_config"), "audio_config", _QWEN2_AUDIO_DEFAULTS
+  )
+  decoder = _decoder(
+    _Fields(config.get("text_config"), "text_config", _QWEN2_DEFAULTS)
+  )
+  audio.require("activation_function", ("gelu",), "is not the exact GELU")
+  audio.require("scale_embedding", (False,), "is not supported")
+  width = audio.number("d_model")
+  patch = config.get("audio_token_index", config.get("audio_token_id"))
+  return Config(
+    encoder=EncoderConfig(
+      mels=audio.number("num_mel_bins"),
+      width=width,
+      heads=_heads(audio, "encoder_attention_heads", width),
+      layers=audio.number("encoder_layers"),
+      ffn=audio.number("encoder_ffn_dim"),
+      positions=audio.number("max_source_positions"),
+      fixed=True,
+    ),
+    adapter=AdapterConfig(width, 0, decoder.width, kind="linear"),
+    decoder=decoder,
+    family=QWEN2_AUDIO,
+    patch_id=PATCH_ID[QWEN2_AUDIO] if patch is None else int(patch),
+  )
+
+
+def _heads(audio: _Fields, field: str, width: int) -> int:
+  heads = audio.number(field)
+  if width % heads:
+    raise ValueError(f"{field}: {heads} does not divide the width {width}")
+  return heads
+
+
+def from_json(config: Mapping) -> Config:
+  """The sizes that a released `config.json` names.
+
+  Args:
+    config: the parsed file, of `model_type` step_audio_2 or qwen2_audio.
+
+  Raises:
+    ValueError: a model of another type, a missing or impossible field, or a
+      setting that the released models do not use; names the field.
+  """
+  kind = config.get("model_type") if isinstance(config, Mapping) else None
+  if kind not in FAMILY:
+    raise ValueError(
+      f"model_type: {kind!r} is none of {', '.join(sorted(FAMILY))}"
+    )
+  read = _step_audio if FAMILY[kind] == STEP_AUDIO else _qwen2_audio
+  return read(config)
+
+
+def read(folder) -> Config:
+  """`from_json` of folder/config.json.
+
+  Raises:
+    ValueError: it is absent, not JSON, or not one of these models; names the
+      file and the field.
+  """
+  path = pathlib.Path(folder) / "config.json"
+  try:
+    return from_json(json.loads(path.read_text(encoding="utf-8")))
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"{path}: no such file; name the folder of a checkpoint"
+    ) from error
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(f"{path}: not JSON ({error})") from error
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,209 @@
+"""`experiments.ask --checkpoint`: released folders, any clip, streamed."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import answering, ask, convert, listener
+from mgrd_jax.audio import features
+from mgrd_jax.models import released
+from mgrd_jax.rewards import format as format_lib
+from tests.models import checkpoints
+from tests.test_ask import clip, only_error, written
+from tests.text import byte_pairs
+
+QUESTION = "what is heard?"
+VOCAB = {"step-audio": 158_720, "qwen2-audio": 156_032}
+
+
+def config_of(family):
+  """The small model, over the published vocabulary, one layer of each."""
+  config = json.loads(json.dumps(checkpoints.FAMILIES[family]))
+  config.pop("audio_token_id", None)
+  if family == "qwen2-audio":
+    config["audio_token_index"] = 151646
+    config["audio_config"]["encoder_layers"] = 1
+  else:
+    config["audio_encoder_config"]["n_audio_layer"] = 1
+  config["text_config"] |= {
+    "vocab_size": VOCAB[family],
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 1024,
+  }
+  return config
+
+
+@pytest.fixture(scope="module", params=sorted(VOCAB))
+def folder(request, tmp_path_factory):
+  home = tmp_path_factory.mktemp("released") / request.param
+  checkpoints.write(home, config_of(request.param))
+  byte_pairs.write(home, byte_pairs.SPECIAL[request.param])
+  return home
+
+
+@pytest.fixture(scope="module")
+def heard(folder):
+  return listener.load_released(folder)
+
+
+def run(capsys, *flags):
+  assert ask.main([*map(str, flags)]) == 0
+  return capsys.readouterr().out
+
+
+def test_a_released_folder_answers_about_an_mp3(folder, tmp_path, capsys):
+  path = written(tmp_path, clip(1.0, 44_100, 2, format="MP3"), "clip.mp3")
+  flags = (f"--checkpoint={folder}", path, QUESTION, "--max_new=12")
+  if "qwen2" in folder.name:
+    shown = run(capsys, *flags, "--seed=3")
+    # It was not asked to reason; a reply comes at once.
+    assert shown.startswith("answer: ") and "reasoning: (none)" in shown
+    return
+  found = json.loads(run(capsys, *flags, "--json", "--seed=3"))
+  assert found["question"] == QUESTION
+  assert found["think"] and not found["answer"]
+
+
+def test_the_released_settings_are_the_defaults(heard):
+  if heard.model.family == released.STEP_AUDIO:
+    # Sizes of neither release: the first of the family.
+    assert (heard.sampling.temperature, heard.sampling.top_p) == (0.7, 1.0)
+    assert heard.opening == "<think>\n"
+  assert heard.context == 1024 and not heard.own
+  vocab = heard.model.decoder.vocab
+  assert heard.model.patch_id in heard.banned
+  assert not set(heard.stop_ids) & set(heard.banned)
+  assert max(heard.banned) < vocab
+
+
+def rows(heard, seconds, **settings):
+  wave_W = np.zeros(int(seconds * features.RATE), np.float32)
+  pieces = answering.chunked(wave_W, heard.piece)
+  return pieces, answering.prompt(heard, [pieces], QUESTION, **settings)
+
+
+def test_a_long_clip_has_a_span_a_piece(heard):
+  pieces, row = rows(heard, 32.0)
+  counts = [count for _, count in row.spans]
+  want = [750, 50] if heard.piece == 30 * features.RATE else [313, 88]
+  assert counts == want == [
+    features.token_count(len(p), heard.convention) for p in pieces
+  ]
+  assert (row.tokens == heard.model.patch_id).sum() == sum(counts)
+
+
+def test_what_does_not_fit_the_context_is_refused_with_both_lengths(heard):
+  wrong = r"prompt of \d+ tokens.* context is 1023"
+  with pytest.raises(ValueError, match=wrong):
+    rows(heard, 100.0)
+
+
+def greedy(heard, pieces, row, steps=24, programs=None):
+  drawn = dict(temperature=0.0, max_new=steps, top_k=0, top_p=1.0)
+  drawn |= {"repetition_penalty": 1.0}
+  settings = type(heard.sampling)(**drawn)
+  programs = {} if programs is None else programs
+  one = dataclasses.replace(heard, sampling=settings, programs=programs)
+  return one, [i for new in answering._ids(one, pieces, row, 0) for i in new]
+
+
+def test_streamed_ids_are_those_of_the_whole_forward_pass(heard):
+  """A cache that grows and a block of steps change nothing."""
+  from mgrd_jax.models import audio_lm
+
+  pieces, row = rows(heard, 1.0)
+  old, answering.BLOCK = answering.BLOCK, 8
+  try:
+    one, ids = greedy(heard, pieces, row)
+  finally:
+    answering.BLOCK = old
+  params = listener._parameters(heard_folder(heard), heard.model, None, None)
+  waves = answering._padded(one, pieces)
+  batch = answering._batch(one, row, waves)
+  hear = functools.partial(answering._hear, model=heard.model, own=False)
+  hear = jax.jit(hear)
+  enc_BAE = hear(params["encoder"], *waves[0])
+  tokens = np.zeros((1, len(row.tokens) + len(ids)), np.int32)
+  tokens[0, : len(row.tokens)] = row.tokens
+  tokens[0, len(row.tokens) :] = ids
+  index = np.full(tokens.shape, -1, np.int32)
+  index[:, : len(row.tokens)] = batch.audio_index_BT[:, : len(row.tokens)]
+  whole = type(batch)(
+    tokens, np.ones(tokens.shape, bool), tokens > 0, index, enc_BAE
+  )
+  logits_BTV = np.array(audio_lm.apply(params, whole, config=heard.model))
+  logits_BTV[..., list(heard.banned)] = -np.inf
+  at = len(row.tokens) - 1
+  for step, i in enumerate(ids):
+    best = logits_BTV[0, at + step].max()
+    # bfloat16 sums in another order: what was taken is as likely, to 1 %.
+    assert logits_BTV[0, at + step, i] >= best - 0.05
+
+
+HOMES = {}
+
+
+def heard_folder(heard):
+  return HOMES[heard.model.family]
+
+
+@pytest.fixture(autouse=True)
+def _remember(folder, heard):
+  HOMES[heard.model.family] = folder
+
+
+def test_an_imported_folder_answers_as_the_released_one(
+  folder, heard, tmp_path, capsys
+):
+  out = tmp_path / "imported"
+  assert convert.main(["import", f"--checkpoint={folder}", f"--out={out}"]) == 0
+  capsys.readouterr()
+  pieces, row = rows(heard, 0.5)
+  one, ids = greedy(heard, pieces, row)
+  again = listener.load_released(out)
+  assert greedy(again, pieces, row, programs=one.programs)[1] == ids
+  shutil.rmtree(out)
+
+
+def test_direct_closes_the_block_where_there_is_one(heard):
+  _, row = rows(heard, 0.5, direct=True)
+  text = heard.tokenizer.decode(row.tokens)
+  closed = format_lib.CLOSE in text
+  assert closed == (heard.model.family == released.STEP_AUDIO)
+
+
+@pytest.mark.parametrize(
+  "flag, message",
+  [
+    ("--top_p=0", "--top_p: give more than 0 and at most 1"),
+    ("--top_p=1.5", "--top_p: give more than 0 and at most 1"),
+    ("--repetition_penalty=0", "--repetition_penalty: give more than 0"),
+    ("--max_new=0", "--max_new: give 1 or more"),
+    ("--temperature=nan", "--temperature: give 0 or more"),
+  ],
+)
+def test_a_bad_setting_is_one_line(flag, message, folder, tmp_path, capsys):
+  path = written(tmp_path, clip())
+  flags = [f"--checkpoint={folder}", path, QUESTION, flag]
+  assert ask.main(flags) == 1
+  assert message in only_error(capsys)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["absent", "broken"])
+def test_a_folder_that_lacks_something_is_one_line_that_names_it(
+  file, how, folder, tmp_path, capsys
+):
+  home = tmp_path / "copy"
+  shutil.copytree(folder, home)
+  (home / file).unlink()
+  if how == "broken":
+    (home / file).write_text("no json")
+  path = written(tmp_path, clip())
+  assert ask.main([f"--checkpoint={home}", path, QUESTION]) == 1
+  assert file in only_error(capsys)

@@ -1,0 +1,43 @@
+"""bfloat16 beside float32: how far the logits part, and by whose report."""
+
+import numpy as np
+import pytest
+
+from experiments import convert, precision
+from mgrd_jax.models import released
+from tests.models import checkpoints
+
+
+@pytest.mark.parametrize("family", sorted(checkpoints.FAMILIES))
+def test_the_two_precisions_are_near_and_not_the_same(family, tmp_path):
+  folder = checkpoints.write(tmp_path / "x", checkpoints.FAMILIES[family])
+  found = precision.compare(folder, released.read(folder), precision.chirp(1.0))
+  # Eight bits of mantissa: a hundredth of the largest logit, not a tenth.
+  assert 0 < found["mean"] <= found["largest"] < 0.1 * found["largest_logit"]
+  assert 0.5 < found["same_top"] <= 1
+  # An id is lost where its lead was within the difference.
+  assert found["margin"] <= 2 * found["largest"]
+
+
+def test_the_numbers_are_those_of_the_difference():
+  exact_TV = np.array([[1.0, 0.5], [2.0, 2.25]], np.float32)
+  rough_TV = np.array([[1.0, 0.5], [2.5, 2.25]], np.float32)
+  found = precision._numbers(exact_TV, rough_TV)
+  assert found == {
+    "largest": 0.5,
+    "mean": 0.125,
+    "largest_logit": 2.25,
+    "same_top": 0.5,
+    "margin": 0.25,
+  }
+
+
+def test_the_command_prints_one_line(tmp_path, capsys):
+  folder = checkpoints.write(tmp_path / "x", checkpoints.STEP)
+  assert convert.main(["precision", f"--checkpoint={folder}"]) == 0
+  out = capsys.readouterr().out
+  assert out.count("\n") == 1 and "bfloat16 differ from float32" in out
+  clip = tmp_path / "none.wav"
+  flags = ["precision", f"--checkpoint={folder}", f"--clip={clip}"]
+  assert convert.main(flags) == 1
+  assert "none.wav" in capsys.readouterr().err
