@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from mgrd_jax.eval import stats
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
 from mgrd_jax.mgrd import filters
-from mgrd_jax.rewards import combine
+from mgrd_jax.rewards import answers, combine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ def grade(record: Record, *, think_tokens: int = 0) -> dict:
     "stopped": score["stopped"],
     "empty": float(parsed.closed and not parsed.present),
     "coherent": float(filters.incoherent(response) is None),
+    "offered": _offered(parsed.reply, example.options),
     "think_tokens": think_tokens,
     "words_are_evidence": example.meta.get("evidence") == "words",
     "surrogate": float(claims_lib.surrogate(parsed.think)),
@@ -109,6 +111,20 @@ def grade(record: Record, *, think_tokens: int = 0) -> dict:
       options=swapped.options,
     )["acc"]
   return item
+
+
+def _offered(reply: str, options: Sequence[str]) -> float | None:
+  """Whether the reply is one of the options; None where there are none.
+
+  A coherent chain may conclude what is not on offer: then it is wrong, but
+  wrong in another way than one that picks the wrong option.
+  """
+  if not options:
+    return None
+  named = functools.partial(
+    answers.match, reply, answer_type="choice", options=options
+  )
+  return float(any(named(option) for option in options))
 
 
 def _mean(values) -> float | None:
@@ -154,6 +170,9 @@ def summary(
     "think_tokens": _mean(i["think_tokens"] for i in items),
     "frac_empty_think": _mean(i["empty"] for i in items),
     "frac_coherent": _mean(i["coherent"] for i in items),
+    "frac_offered": _mean(
+      i["offered"] for i in items if i["offered"] is not None
+    ),
     "claim_precision": supported / decided if decided else None,
     "claim_lift": lift,
     "surrogate_rate": _mean(i["surrogate"] for i, _ in heard),

@@ -5,8 +5,8 @@
               swap: M}], funnel: [...], controls: {name: M},
               chance}
     M = {acc, ci95, n, acc_conflict, acc_heldout, think_tokens,
-         frac_empty_think, frac_coherent, claim_precision, claim_lift,
-         surrogate_rate}
+         frac_empty_think, frac_coherent, frac_offered, claim_precision,
+         claim_lift, surrogate_rate}
 
 What is missing, null or NaN reads as None.
 """

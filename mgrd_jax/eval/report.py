@@ -57,6 +57,7 @@ COLUMNS: dict[str, tuple[str, tuple[Cell, ...]]] = {
   "swap follow": ("{:.1f}", (_at("swap", "follow"),)),
   "empty think": ("{:.1f}", (_at("think", "frac_empty_think"),)),
   "coherent": ("{:.1f}", (_at("think", "frac_coherent"),)),
+  "on offer": ("{:.1f}", (_at("think", "frac_offered"),)),
   "surrogate": ("{:.1f}", (_at("think", "surrogate_rate"),)),
   "claim precision": ("{:.1f}", (_at("think", "claim_precision"),)),
   "claim lift": ("{:.2f}", (_at("think", "claim_lift", scale=1.0),)),

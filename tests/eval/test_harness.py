@@ -161,5 +161,17 @@ def test_empty_and_coherent_shares():
   assert found["think_tokens"] == 9
 
 
+def test_a_reply_that_is_no_option_is_coherent_but_not_on_offer():
+  options = chains.example(0).options
+  assert options and "nonsense" not in options
+  said = "so nonsense\n</think>\nanswer: nonsense"
+  astray = record(text=f"<think>\n{said}")
+  found = summary([record(), astray])
+  assert found["frac_coherent"] == 1
+  assert found["frac_offered"] == 0.5
+  free = chains.example(0, options=(), answer_type="text")
+  assert summary([record(example=free)])["frac_offered"] is None
+
+
 def test_no_items_give_no_accuracy():
   assert harness.summary([], []) == {"acc": None, "ci95": None, "n": 0}
