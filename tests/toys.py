@@ -49,14 +49,14 @@ VALUES = jit(values)
 
 
 @functools.cache
-def params(seed: int = 0, noise: float = 0.1):
+def params(seed: int = 0, noise: float = 0.1, config=CONFIG):
   """Parameters of the shapes of `init`, drawn by numpy.
 
   Compiling the draws of some forty shapes takes longer than all tests.
   With noise no bias is zero and no scale is one, so none is idle.
   """
   rng = np.random.default_rng((3, seed))
-  init = functools.partial(audio_lm.init, config=CONFIG)
+  init = functools.partial(audio_lm.init, config=config)
   shapes = jax.eval_shape(init, jax.random.key(0))
 
   def draw(path, leaf):

@@ -205,10 +205,15 @@ def test_hostile_strings_of_fifty_thousand_characters_return_at_once(seed):
 
 
 def test_hostile_time_grows_in_proportion_to_length():
-  def seconds(length):
+  def once(reply):
     start = time.process_time()
-    choice(("light blue or a " * length)[:length], "blue", options=COLOURS)
+    choice(reply, "blue", options=COLOURS)
     return time.process_time() - start
+
+  def seconds(length):
+    # Neighbours on the machine only ever make it slower.
+    reply = ("light blue or a " * length)[:length]
+    return min(once(reply) for _ in range(3))
 
   seconds(1000)
   # Four times the length; quadratic would be sixteen times.
