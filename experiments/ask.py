@@ -227,6 +227,10 @@ def _checked(args) -> list[str]:
     value = getattr(args, name)
     if value is not None and not (math.isfinite(value) and value >= low):
       raise ValueError(f"--{name}: give {low} or more")
+  if 0 < (args.temperature or 0) < 1e-3:
+    raise ValueError("--temperature: give 0 (the likeliest), or 0.001 or more")
+  if not 0 <= args.seed < 2**32:
+    raise ValueError(f"--seed: give 0 to {2**32 - 1}")
   for name, high in {"top_p": 1.0, "repetition_penalty": math.inf}.items():
     value = getattr(args, name)
     if value is not None and not (0 < value <= high and math.isfinite(value)):

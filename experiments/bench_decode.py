@@ -33,9 +33,8 @@ class Size(NamedTuple):
   """What is run; see `decode`."""
 
   text: dict
-  batches: tuple[int, int]
+  turns: dict[int, int]  # by rows of a batch
   new: int
-  repeats: int
   read: int  # bytes of the array that measures the memory
 
 
@@ -49,9 +48,8 @@ FULL = Size(
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
   },
-  (1, 8),
+  {1: 3, 8: 2},
   128,
-  3,
   2**30,
 )
 QUICK = Size(
@@ -62,9 +60,8 @@ QUICK = Size(
     "num_hidden_layers": 2,
     "vocab_size": 512,
   },
-  (1, 2),
+  {1: 1, 2: 1},
   8,
-  1,
   2**24,
 )
 
@@ -184,14 +181,14 @@ def _rows(params, config, theirs, size: Size, batch_size, bandwidth):
   prefills = core.alternate(
     core.clocked(lambda: first(params, batch)),
     core.clocked(lambda: their_first(embed_BTD)),
-    2 * size.repeats,
+    size.turns[batch_size],
   )
   # These runs warm up those that count.
   same_BT = np.asarray(whole(params, batch)) == their_whole(embed_BTD)
   wholes = core.alternate(
     core.clocked(lambda: whole(params, batch)),
     core.clocked(lambda: their_whole(embed_BTD)),
-    size.repeats,
+    size.turns[batch_size],
     warm=False,
   )
   at, unit = f"batch {batch_size}", "tokens/s"
@@ -235,5 +232,5 @@ def decode(quick: bool) -> Iterator[dict]:
     )
     theirs = _transformers(folder, model["text_config"], size.new)
     bandwidth = read_bandwidth(size.read)
-    for batch_size in size.batches:
+    for batch_size in size.turns:
       yield from _rows(params, config, theirs, size, batch_size, bandwidth)

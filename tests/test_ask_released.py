@@ -185,6 +185,9 @@ def test_direct_closes_the_block_where_there_is_one(heard):
     ("--repetition_penalty=0", "--repetition_penalty: give more than 0"),
     ("--max_new=0", "--max_new: give 1 or more"),
     ("--temperature=nan", "--temperature: give 0 or more"),
+    ("--temperature=1e-30", "--temperature: give 0"),
+    ("--seed=-1", "--seed: give 0 to 4294967295"),
+    ("--seed=99999999999", "--seed: give 0 to 4294967295"),
   ],
 )
 def test_a_bad_setting_is_one_line(flag, message, folder, tmp_path, capsys):
