@@ -10,18 +10,18 @@ import hashlib
 import json
 import pathlib
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich import progress as rich_progress
 
+from experiments import files
 from mgrd_jax import sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
-from mgrd_jax.data import schema, sources, synthetic, transforms
+from mgrd_jax.data import schema, sources, splits, synthetic, transforms
 from mgrd_jax.data.schema import Example
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rollout import engine, sampling
@@ -51,24 +51,6 @@ def bar(title: str):
       shown.update(task, completed=done, total=total, note=note)
 
     yield update
-
-
-def write_json(path, value) -> None:
-  """Writes JSON whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(json.dumps(value, indent=1, default=float))
-  part.replace(path)
-
-
-def write_lines(path, rows) -> None:
-  """Writes jsonl whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")
-  part.write_text("".join(json.dumps(r, default=str) + "\n" for r in rows))
-  part.replace(path)
 
 
 def fingerprint(config) -> str:
@@ -126,6 +108,8 @@ def load(config, workdir) -> Context:
 def same_run(field: str, folder, config, names: Sequence[str]) -> None:
   """Refuses a checkpoint that was made with other values of some fields.
 
+  A name such as "data.sizes" stands for all fields below it.
+
   The rules behind the questions are drawn from the seed, so a model of
   another seed would be asked about a world that it has never seen.  A folder
   of no run (no config.json above it) is taken as it is.
@@ -136,13 +120,25 @@ def same_run(field: str, folder, config, names: Sequence[str]) -> None:
       break
   else:
     return
-  made = json.loads((home / "config.json").read_text())
-  for name in names:
-    if made.get(name) != config[name]:
+  made = files.read_json(home / "config.json")
+  made, now = dict(fields(made)), dict(fields(config.to_dict()))
+  for name in sorted(made.keys() | now.keys()):
+    asked = any(f"{name}.".startswith(f"{n}.") for n in names)
+    if asked and made.get(name) != now.get(name):
       raise ValueError(
         f"config.{field}={folder}: made with {name} {made.get(name)!r}, not "
-        f"{config[name]!r}; give --config.{name} the same value"
+        f"{now.get(name)!r}; give --config.{name} the same value"
       )
+
+
+def fields(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+  """("a.b", value) of every field of a nested dict, sorted."""
+  for name in sorted(config):
+    value = config[name]
+    if isinstance(value, dict) and value:
+      yield from fields(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value
 
 
 def build_tokenizer(examples) -> tokenizer_lib.HFTokenizer:
@@ -171,7 +167,7 @@ def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
   return tokenizer
 
 
-class _Stores:
+class Stores:
   """Refs of several roots in one namespace: "root-index:ref"."""
 
   def __init__(self, roots: Sequence[pathlib.Path], max_seconds: float):
@@ -206,37 +202,58 @@ def _examples(data, seed: int):
       workers=data.workers,
       progress=update,
     )
-  paths = [built_in] + ([pathlib.Path(data.manifest)] if data.manifest else [])
-  stores = _Stores([p.parent for p in paths], data.max_seconds)
-  examples, skipped = [], []
-  for index, path in enumerate(paths):
-    rows, refusals = schema.read_manifest(path)
-    skipped += [str(r) for r in refusals]
-    for row in rows:
-      refs = tuple(f"{index}:{ref}" for ref in row.audio)
-      row = dataclasses.replace(row, audio=refs)
-      if index:
-        row = _own_row(row)
-        try:
-          for ref in refs:
-            stores.wave(ref)
-        except ValueError as error:
-          skipped.append(f"{row.id}: {error}")
-          continue
-      examples.append(row)
+  roots = [built_in.parent]
   if data.manifest:
-    # The user's questions are the test; the built-in ones stay to train on.
-    own = [e for e in examples if e.meta.get("own")]
-    if not own:
-      raise SystemExit(f"{data.manifest}: no row can be used; run "
-                       f"python -m experiments.prepare check {data.manifest}")
-    if not any(e.split == "test" for e in own):
-      own = _hold_out(own)
-    built_in = [e for e in examples if not e.meta.get("own")]
-    examples = [e for e in built_in if e.split != "test"] + own
+    roots.append(pathlib.Path(data.manifest).parent)
+  stores = Stores(roots, data.max_seconds)
+  rows, refusals = schema.read_manifest(built_in)
+  examples, skipped = placed(rows, 0), [str(r) for r in refusals]
+  if data.manifest:
+    own, more = own_examples(data.manifest, stores)
+    examples, skipped = with_own(examples, own), skipped + more
   if skipped:
     print(f"skipped {len(skipped)} rows; the first: {skipped[0]}")
   return examples, stores, skipped
+
+
+def placed(rows: Sequence[Example], index: int) -> list[Example]:
+  """Rows with their refs in the namespace of `Stores`."""
+  return [
+    dataclasses.replace(e, audio=tuple(f"{index}:{ref}" for ref in e.audio))
+    for e in rows
+  ]
+
+
+def own_examples(manifest, stores) -> tuple[list[Example], list[str]]:
+  """(rows of the user's manifest that can be used, why others are skipped).
+
+  Says once what one may not expect of its splits.
+  """
+  rows, refusals = schema.read_manifest(manifest)
+  for doubt in splits.doubts(rows):
+    print(f"{manifest}: {doubt}")
+  found, skipped = [], [str(r) for r in refusals]
+  for row in placed(splits.used(rows), 1):
+    try:
+      for ref in row.audio:
+        stores.wave(ref)
+    except ValueError as error:
+      skipped.append(f"{row.id}: {error}")
+    else:
+      found.append(_own_row(row))
+  if not found:
+    raise SystemExit(
+      f"{manifest}: no row can be used; run python -m experiments.prepare "
+      f"check {manifest}"
+    )
+  return found, skipped
+
+
+def with_own(built_in, own) -> list[Example]:
+  """The user's questions are the test; the built-in ones stay to train on."""
+  if not any(e.split == "test" for e in own):
+    own = _hold_out(own)
+  return [e for e in built_in if e.split != "test"] + list(own)
 
 
 def _hold_out(rows: list[Example], share: int = 5) -> list[Example]:
@@ -292,7 +309,7 @@ def _facts(data, examples, stores, clips) -> dict:
   key = hashlib.sha256("\n".join(depends).encode()).hexdigest()[:18]
   path = pathlib.Path(data.cache) / f"facts-{key}.json"
   if path.exists():
-    return json.loads(path.read_text())
+    return files.read_json(path)
   facts = {}
   import concurrent.futures
   import multiprocessing
@@ -310,8 +327,8 @@ def _facts(data, examples, stores, clips) -> dict:
   for ref in wanted:
     silent = f"silent/{ref}"
     facts[silent] = measure.facts(np.zeros(clips[ref].samples, np.float32))
-  write_json(path, facts)
-  return json.loads(path.read_text())
+  files.write_json(path, facts)
+  return files.read_json(path)
 
 
 def encode_clips(context: Context, encoder_params) -> None:
@@ -449,12 +466,6 @@ def training_step(fn):
   if jax.default_backend() == "cpu":
     options = _HURRY.get(jax.__version_info__[:2])
   return jax.jit(fn, donate_argnums=0, compiler_options=options)
-
-
-def stopwatch():
-  """A function that tells the seconds since now."""
-  start = time.monotonic()
-  return lambda: time.monotonic() - start
 
 
 def restore(init) -> dict:

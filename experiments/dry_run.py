@@ -1,7 +1,7 @@
 """What a stage would do, without doing it: nothing is trained or written.
 
     config -> resolved fields, examples, token budget, parameters, memory,
-              and a few rows of a batch as text
+              and the first batch as text
 """
 
 import collections
@@ -11,17 +11,12 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
-from experiments import assembly, evaluate, pipeline
+from experiments import assembly, encoder, evaluate, mgrd, pipeline, rlvr, sft
 from mgrd_jax.audio import features, io
-from mgrd_jax.data import (
-  lexicon,
-  schema,
-  sources,
-  synthetic,
-  text_tasks,
-  transforms,
-)
+from mgrd_jax.data import clips as clips_lib
+from mgrd_jax.data import lexicon, schema, synthetic, text_tasks, transforms
 from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
@@ -38,15 +33,13 @@ class Plan:
   clips: int
   seconds: float  # of all clips
   made: bool  # the built-in set is in the cache
-  stores: tuple[sources.ClipStore, ...]
+  stores: assembly.Stores
 
-  def count(self, ref: str) -> int:
-    """Audio tokens of a clip; of a planned one, those of 3 s."""
-    index, inner = ref.split(":", 1)
-    if index == "0" and not self.made:
-      return features.token_count(int(PLANNED_SECONDS * features.RATE))
-    wave_W = self.stores[int(index)].wave(inner)
-    return features.token_count(min(len(wave_W), features.MAX_SAMPLES))
+  def samples(self, ref: str) -> int:
+    """Samples of a clip; of a planned one, those of 3 s."""
+    if ref.startswith("0:") and not self.made:
+      return int(PLANNED_SECONDS * features.RATE)
+    return len(self.stores.wave(ref))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +55,6 @@ class Work:
   @property
   def tokens(self) -> int:
     return self.rows * self.columns * self.times
-
-
-def flat(config: dict, prefix: str = "") -> Iterator[str]:
-  """"a.b = value" of every field, sorted."""
-  for name in sorted(config):
-    value = config[name]
-    if isinstance(value, dict) and value:
-      yield from flat(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name} = {value!r}"
 
 
 def plan(data, seed: int) -> Plan:
@@ -110,24 +93,49 @@ def plan(data, seed: int) -> Plan:
       built_in += told
       built_in += synthetic.with_background(heard, clips, refs, short, seed)
     seconds = PLANNED_SECONDS * len(clips)
-  found, roots = _placed(built_in, 0), [folder]
+  found, roots = assembly.placed(built_in, 0), [folder]
   if data.manifest:
-    path = pathlib.Path(data.manifest)
-    rows, refusals = schema.read_manifest(path)
-    print(f"{path}: {len(rows)} rows, {len(refusals)} refused")
-    own = [dataclasses.replace(r, source="own") for r in _placed(rows, 1)]
-    found = [e for e in found if e.split != "test"] + own
-    roots.append(path.parent)
+    roots.append(pathlib.Path(data.manifest).parent)
+  stores = assembly.Stores(roots, data.max_seconds)
+  if data.manifest:
+    own, skipped = assembly.own_examples(data.manifest, stores)
+    print(f"{data.manifest}: {len(own)} rows, {len(skipped)} skipped")
+    found = assembly.with_own(found, own)
   refs = {ref for e in found for ref in e.audio}
-  stores = tuple(map(sources.ClipStore, roots))
   return Plan(found, len(refs), seconds, made, stores)
 
 
-def _placed(rows, index: int) -> list[schema.Example]:
-  return [
-    dataclasses.replace(e, audio=tuple(f"{index}:{r}" for r in e.audio))
-    for e in rows
-  ]
+class _Lazy(dict):
+  """A dict that makes what it is asked for."""
+
+  def __init__(self, make):
+    super().__init__()
+    self._make = make
+
+  def __missing__(self, key):
+    self[key] = self._make(key)
+    return self[key]
+
+
+def context_of(config, planned: Plan, tokenizer) -> assembly.Context:
+  """What the stages draw batches from; clips have lengths, and no sound."""
+  model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
+
+  def clip(ref):
+    samples = planned.samples(ref)
+    shape = features.mel_frames(samples), features.MELS
+    return clips_lib.Clip(np.broadcast_to(np.float16(0), shape), samples)
+
+  clips = _Lazy(clip)
+
+  def states(ref):
+    frames = features.pooled_frames(len(clips[ref].mel_RM))
+    return np.broadcast_to(np.float32(0), (frames, model.encoder.width))
+
+  return assembly.Context(
+    config, None, tokenizer, model, planned.examples, clips, _Lazy(states),
+    {}, [],
+  )  # fmt: skip
 
 
 def tokenizer_of(workdir, examples) -> tokenizer_lib.HFTokenizer:
@@ -138,33 +146,11 @@ def tokenizer_of(workdir, examples) -> tokenizer_lib.HFTokenizer:
   return assembly.build_tokenizer(examples)
 
 
-def row(tokenizer, planned: Plan, example, *, supervised=True) -> chat.Row:
-  """An example as a tokenised row, with its response or without."""
-  counts = [planned.count(ref) for ref in example.audio]
-  write = chat.prompt
-  if supervised:
-    write = functools.partial(
-      chat.supervised,
-      given=example.meta.get("given", ""),
-      reasoning=example.reasoning,
-      answer=example.answer,
-    )
-  return write(
-    tokenizer,
-    example.question,
-    example.options,
-    counts=counts,
-    hint=chat.HINT if example.meta.get("hint") else "",
-  )
-
-
-def columns(tokenizer, planned, examples, *, supervised=True) -> int:
+def columns(context, examples, *, supervised=True) -> int:
   """Columns that hold the longest of some of the examples."""
+  item = assembly.supervised_item if supervised else assembly.prompt_item
   step = max(1, len(examples) // SAMPLED)
-  rows = [
-    transforms.Item(row(tokenizer, planned, e, supervised=supervised))
-    for e in examples[::step]
-  ]
+  rows = [item(context, e) for e in examples[::step]]
   return transforms.shape_of(rows, width=0).time if rows else 0
 
 
@@ -187,19 +173,17 @@ def shown(tokenizer, one: chat.Row) -> str:
   return "".join(out).replace("\n", "\\n")
 
 
-def asked(config, planned: Plan) -> list[schema.Example]:
-  """What a stage samples answers to: questions of the pool, or of text."""
-  train = [e for e in planned.examples if e.split == "train"]
-  if config.get("modality") == "text":
-    told = [e for e in train if not e.audio and e.source in config.sources]
-    return told[: config.questions]
-  pool = [e for e in planned.examples if e.split == "pool" and e.audio]
-  return [e for e in train if e.source == "own"] + pool[: config.questions]
+def asked(context, config) -> list[schema.Example]:
+  """What a stage samples answers to, in its order."""
+  if "questions" not in config:
+    return context.split("test")
+  ask = rlvr.questions if "modality" in config else mgrd.questions
+  return ask(context, config)
 
 
-def work(config, planned: Plan, tokenizer) -> list[Work]:
+def work(config, context) -> list[Work]:
   """The batches of one stage, told by the fields of its config."""
-  longest = functools.partial(columns, tokenizer, planned)
+  longest = functools.partial(columns, context)
   if "batch_frames" in config:
     # The encoder learns on mel frames: there is no token yet.
     frames = features.mel_frames(round(PLANNED_SECONDS * features.RATE))
@@ -207,7 +191,7 @@ def work(config, planned: Plan, tokenizer) -> list[Work]:
     return [Work("mel frames", rows, frames, config.steps, True)]
   found = []
   if "questions" in config:
-    examples = asked(config, planned)
+    examples = asked(context, config)
     long = longest(examples, supervised=False) + config.max_new
     drawn = config.get("select_samples", config.samples)
     found.append(Work("questions sampled", len(examples), long, drawn))
@@ -215,7 +199,7 @@ def work(config, planned: Plan, tokenizer) -> list[Work]:
       rows = config.prompts * config.samples
       found.append(Work("rollouts", rows, long, config.steps, True))
   if "audio_rows" in config:
-    train = [e for e in planned.examples if e.split == "train"]
+    train = context.split("train")
     train = [e for e in train if config.weights.get(e.source, 0) > 0]
     for name, rows, some in (
       ("audio", config.audio_rows, [e for e in train if len(e.audio) == 1]),
@@ -225,7 +209,7 @@ def work(config, planned: Plan, tokenizer) -> list[Work]:
       if some:
         found.append(Work(name, rows, longest(some), config.steps, True))
   if not {"questions", "audio_rows"} & set(config):
-    test = [e for e in planned.examples if e.split == "test"]
+    test = context.split("test")
     long = longest(test, supervised=False) + config.max_new
     modes = len(evaluate.MODES)
     found.append(Work("test questions in each mode", len(test), long, modes))
@@ -275,9 +259,14 @@ def stages(config) -> list[tuple[str, object, int]]:
       config, block, number=number, init="", last=last
     )
     found.append((name, own, 1))
-  found.append(("control without grounding filter", config.mgrd, 1))
-  # After each stage but the encoder's, and after the control.
-  return found + [("evaluate", config.evaluate, len(planned))]
+  for name, block, times in (
+    ("control without grounding filter", config.mgrd, 1),
+    # After each stage but the encoder's, and after the control.
+    ("evaluate", config.evaluate, len(planned)),
+  ):
+    own = pipeline.stage_config(config, block, number=3, init="", last=False)
+    found.append((name, own, times))
+  return found
 
 
 def _show_data(planned: Plan) -> None:
@@ -291,42 +280,64 @@ def _show_data(planned: Plan) -> None:
     print(f"{split}: {by.total()} ({parts})")
 
 
-def _show_batch(tokenizer, planned: Plan, config) -> None:
-  config = config.get("cold_start", config)
-  train = [e for e in planned.examples if e.split == "train"]
-  if "batch_frames" in config:
-    print("\n# of a first batch (what each clip teaches)")
-    clips = [
-      e for e in train if len(e.audio) == 1 and not e.meta.get("background")
+def _supervised(context, config) -> Iterator[str]:
+  """The first batch of fine-tuning."""
+  data, _ = sft.streams(context, config)
+  for batch in data(0):
+    for tokens_T, valid_T, loss_T in zip(
+      batch.tokens_BT, batch.valid_BT, batch.loss_mask_BT, strict=True
+    ):
+      row = chat.Row(tokens_T[valid_T], loss_T[valid_T], 0, ())
+      yield shown(context.tokenizer, row)
+
+
+def _recognition(context, config) -> Iterator[str]:
+  """The first batch of the encoder: what each clip teaches."""
+  data, word_ids, classes = encoder.batches(context, config)
+  word = {i: w for w, i in word_ids.items()}
+  values = [(n, list(of)) for n, of in classes.items()]
+  batch = data(0)
+  for words_T, label_N in zip(
+    batch["words_BT"], batch["label_BN"], strict=True
+  ):
+    said = " ".join(word[i] for i in words_T.tolist() if i)
+    known = [
+      f"{name} {of[at]}"
+      for (name, of), at in zip(values, label_N.tolist(), strict=True)
+      if at >= 0
     ]
-    for e in {e.meta.get("family", "own"): e for e in clips}.values():
-      said = e.transcript or ""
-      print(f"{e.audio[0]}: {e.meta.get('facts', e.answer)} words: {said!r}")
-    return
-  supervised = "audio_rows" in config
-  mark = "loss in [brackets]" if supervised else "prompts"
-  print(f"\n# of a first batch ({mark})")
-  examples = [e for e in planned.examples if e.split == "test"]
-  if supervised:
-    examples = train
-  elif "questions" in config:
-    examples = asked(config, planned)
-  first: dict[str, schema.Example] = {}
-  for e in examples:
-    first.setdefault(e.source, e)
-  for source, e in first.items():
-    one = row(tokenizer, planned, e, supervised=supervised)
-    print(f"{source}: {shown(tokenizer, one)}")
+    yield f"{', '.join(known)}; words: {said!r}"
 
 
-def _show_budget(config, planned: Plan, tokenizer, model, sizes):
+def _prompts(context, config) -> Iterator[str]:
+  """The first batch of prompts: of the pool, of the selection or the test."""
+  # Only the distillation of MGRD asks with the hint that elicits.
+  hint = "questions" in config and "modality" not in config
+  for e in asked(context, config)[: config.rows]:
+    item = assembly.prompt_item(context, e, hint=hint)
+    yield shown(context.tokenizer, item.row)
+
+
+def _show_batch(context, config, name: str, made: bool) -> None:
+  kind, rows = "prompts", _prompts
+  if "batch_frames" in config:
+    kind, rows = "what each clip teaches", _recognition
+  elif "audio_rows" in config and "questions" not in config:
+    kind, rows = "loss in [brackets]", _supervised
+  planned = "" if made else f"; clips not made yet count {PLANNED_SECONDS:g} s"
+  print(f"\n# first batch of {name} ({kind}{planned})")
+  for row in rows(context, config):
+    print(row)
+
+
+def _show_budget(config, context, sizes):
   """Prints each stage's batches; returns the memory of the largest stage."""
   print("\n# budget (rows x columns x times = tokens; columns: the longest")
   print(f"# of about {SAMPLED} rows)")
   total, most = 0, (0, 0)
   for name, own, times in stages(config):
-    works = work(own, planned, tokenizer)
-    most = max(most, memory(own, works, sizes, model), key=sum)
+    works = work(own, context)
+    most = max(most, memory(own, works, sizes, context.model), key=sum)
     for w in works:
       w = dataclasses.replace(w, times=w.times * times)
       total += w.tokens
@@ -338,7 +349,7 @@ def _show_budget(config, planned: Plan, tokenizer, model, sizes):
 
 
 def show(config, workdir) -> None:
-  """Prints config, examples, budget, parameters, memory and some rows.
+  """Prints config, examples, budget, parameters, memory, the first batch.
 
   Memory is a rough sum for the largest stage (E width, F ffn, N heads):
 
@@ -346,16 +357,18 @@ def show(config, workdir) -> None:
     4 B x rows x columns x (layers x (8 E + 3 F + 2 N x columns) + 2 V)
 
   Raises:
-    ManifestError, AudioError: the user's manifest or a clip cannot be read.
+    ManifestError: the user's manifest cannot be read.
   """
   print("# config")
-  print("\n".join(flat(config.to_dict())))
+  for name, value in assembly.fields(config.to_dict()):
+    print(f"{name} = {value!r}")
   planned = plan(config.data, config.seed)
   _show_data(planned)
   tokenizer = tokenizer_of(workdir, planned.examples)
-  model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
+  context = context_of(config, planned, tokenizer)
+  model = context.model
   sizes = counts(model)
-  state, alive = _show_budget(config, planned, tokenizer, model, sizes)
+  state, alive = _show_budget(config, context, sizes)
   print("\n# parameters")
   for name, size in sizes.items():
     print(f"{name}: {size:,}")
@@ -371,4 +384,6 @@ def show(config, workdir) -> None:
      clips),
   ):  # fmt: skip
     print(f"{what}: {size / 2**20:,.0f}")
-  _show_batch(tokenizer, planned, config)
+  # Of the recipe: the encoder's, and the first with text.
+  for name, own, _ in stages(config)[:2]:
+    _show_batch(context, own, name, planned.made)

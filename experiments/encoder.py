@@ -134,6 +134,19 @@ def _streams(context, config, found, word_ids, classes):
   return streams, np.array(shares) / sum(shares)
 
 
+def batches(context, config):
+  """(step -> batch, {word: id}, {attribute: {value: index}})."""
+  found = targets(context.examples)
+  word_ids, classes = vocabulary(found)
+  streams, shares = _streams(context, config, found, word_ids, classes)
+
+  def data(step):
+    rng = np.random.default_rng((config.seed, step))
+    return streams[rng.choice(len(streams), p=shares)][step]
+
+  return data, word_ids, classes
+
+
 def recognised(context, params, heads, classes) -> dict:
   """Accuracy of the heads on the test's clips: {attribute: share right}."""
   elements = list(
@@ -171,14 +184,7 @@ def run(config, workdir, context=None) -> dict:
   workdir = pathlib.Path(workdir)
   # Mesh and data: clips with what is known of them.
   context = context or assembly.load(config, workdir)
-  found = targets(context.examples)
-  word_ids, classes = vocabulary(found)
-  streams, shares = _streams(context, config, found, word_ids, classes)
-
-  def data(step):
-    rng = np.random.default_rng((config.seed, step))
-    return streams[rng.choice(len(streams), p=shares)][step]
-
+  data, word_ids, classes = batches(context, config)
   # Model: encoder and the heads that are dropped afterwards.
   key = jax.random.key(config.seed)
   params = audio_lm.init(key, context.model)

@@ -12,7 +12,7 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import assembly, flags
+from experiments import assembly, files, flags
 from mgrd_jax.data import transforms
 from mgrd_jax.eval import harness
 from mgrd_jax.grounding import controls
@@ -140,8 +140,8 @@ def run(config, workdir, context=None, params=None) -> dict:
       found[mode]["follow"] = float(np.mean(follow)) if follow else None
       own = [i["chance"] for i in items]
       found[mode]["chance"] = float(np.mean(own)) if own else None
-  assembly.write_lines(workdir / "items.jsonl", lines)
-  assembly.write_json(workdir / "metrics.json", found)
+  files.write_lines(workdir / "items.jsonl", lines)
+  files.write_json(workdir / "metrics.json", found)
   return found
 
 

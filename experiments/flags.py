@@ -3,12 +3,15 @@
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 import jax
 from absl import app, logging
 from absl import flags as absl_flags
 from ml_collections import config_flags
+
+from experiments import files
 
 FLAGS = absl_flags.FLAGS
 
@@ -54,7 +57,28 @@ def main(run: Callable, finish: Callable = print) -> None:
         raise
       raise SystemExit(f"error: {error}") from error
 
-  app.run(start)
+  app.run(start, flags_parser=_parse)
+
+
+def _parse(argv):
+  """absl's parser; a field that the config lacks is one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    # ml_collections: 'sampls', and on a new line: Did you mean "samples" ...
+    said = str(error.args[0] if error.args else error)
+    name, near = (
+      re.search(pattern, said)
+      for pattern in (r"'(\w+)\\?'", r'mean "(\w+)"')
+    )
+    if not name:
+      raise
+    flags = (arg.split("=")[0] for arg in argv)
+    flag = next((f for f in flags if name[1] in f.split(".")), "--config")
+    hint = f"; did you mean {near[1]!r}?" if near else ""
+    raise SystemExit(
+      f"error: {flag}: the config has no field {name[1]!r}{hint}"
+    ) from None
 
 
 def save_config(config, workdir) -> None:
@@ -62,11 +86,12 @@ def save_config(config, workdir) -> None:
   path = pathlib.Path(workdir) / "config.json"
   text = json.dumps(config.to_dict(), indent=1, default=list, sort_keys=True)
   if path.exists() and path.read_text() != text:
-    old, new = json.loads(path.read_text()), json.loads(text)
+    fix = "choose another --workdir or remove it"
+    old, new = files.read_json(path, fix), json.loads(text)
     changed = sorted(_differences(old, new))
     raise ValueError(
       f"{workdir}: holds a run of another config (changed: "
-      f"{', '.join(changed)}); choose another --workdir or remove it"
+      f"{', '.join(changed)}); {fix}"
     )
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{path.name}.part")

@@ -8,13 +8,12 @@ COMMAND: python -m experiments.mgrd --config=configs/mgrd.py:tiny \\
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
 import numpy as np
 
-from experiments import assembly, flags, sft
+from experiments import assembly, files, flags, sft
 from mgrd_jax.data import schema, transforms
 from mgrd_jax.mgrd import filters
 from mgrd_jax.mgrd import round as mgrd_round
@@ -97,8 +96,8 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
       {"id": e.id, "responses": [[one.stopped, text] for one, text in group]}
       for e, group in zip(pool, groups, strict=True)
     ]
-    assembly.write_lines(path, rows)
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+    files.write_lines(path, rows)
+  rows = files.read_lines(path)
   if [r["id"] for r in rows] != [e.id for e in pool]:
     raise ValueError(f"{path}: holds the samples of other questions")
   rng = np.random.default_rng((config.seed, config.stage))
@@ -118,9 +117,29 @@ def filtered(found, *, config, workdir, grounding: bool):
   )
   workdir.mkdir(parents=True, exist_ok=True)
   schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
-  assembly.write_lines(workdir / "rejects.jsonl", outcome.rejects)
-  assembly.write_json(workdir / "funnel.json", outcome.funnel)
+  files.write_lines(workdir / "rejects.jsonl", outcome.rejects)
+  files.write_json(workdir / "funnel.json", outcome.funnel)
   return outcome
+
+
+def _read_back(workdir) -> tuple[list, dict]:
+  """What `filtered` wrote: the kept chains and the funnel.
+
+  Raises:
+    ValueError: a line is damaged or missing; names file and line.
+  """
+  path, funnel_path = workdir / "kept.jsonl", workdir / "funnel.json"
+  fix = f"remove {funnel_path}, and the same command filters again"
+  kept, refusals = schema.read_manifest(path, check_files=False)
+  funnel = files.read_json(funnel_path)
+  if refusals:
+    bad = len({r.line for r in refusals})
+    raise ValueError(f"{path}: damaged rows: {bad}; {refusals[0]}; {fix}")
+  if len(kept) != funnel["kept"]:
+    raise ValueError(
+      f"{path}: {len(kept)} rows where {funnel['kept']} were kept; {fix}"
+    )
+  return kept, funnel
 
 
 def questions(context, config) -> list:
@@ -140,10 +159,8 @@ def run(config, workdir, context=None) -> dict:
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   # Distil and filter, unless an interrupted run has done so.
-  kept_path = workdir / "kept.jsonl"
   if (workdir / "funnel.json").exists():
-    kept, _ = schema.read_manifest(kept_path, check_files=False)
-    funnel = json.loads((workdir / "funnel.json").read_text())
+    kept, funnel = _read_back(workdir)
   else:
     found = distil(context, params, config=config, workdir=workdir)
     outcome = filtered(

@@ -9,7 +9,6 @@ COMMAND: python -m experiments.pipeline --config=configs/pipeline.py:tiny \\
            --workdir=out/tiny
 """
 
-import json
 import pathlib
 import resource
 import subprocess
@@ -17,11 +16,26 @@ import subprocess
 import jax
 from ml_collections import ConfigDict
 
-from experiments import assembly, encoder, evaluate, flags, mgrd, rlvr, sft
+from experiments import (
+  assembly,
+  encoder,
+  evaluate,
+  files,
+  flags,
+  mgrd,
+  rlvr,
+  sft,
+)
+from experiments.clock import Clock
 from mgrd_jax.eval import measures, report
+from mgrd_jax.text import tokenizer as tokenizer_lib
 from mgrd_jax.train import metrics
 
 SHARED = ("seed", "model", "data")
+# What of the data decides on the examples, and so on the vocabulary.
+DATA = tuple(
+  f"data.{name}" for name in ("manifest", "max_seconds", "labelled", "sizes")
+)
 
 
 def plan(config) -> list[tuple[str, object, object]]:
@@ -53,7 +67,7 @@ def stage_config(config, block, *, number: int, init: str, last: bool):
 
 def _done(folder) -> dict | None:
   path = folder / "result.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  return files.read_json(path) if path.exists() else None
 
 
 def _stage(context, config, name, script, block, *, number, folder, init, last):
@@ -61,25 +75,25 @@ def _stage(context, config, name, script, block, *, number, folder, init, last):
   found = _done(folder)
   if found:
     return found
-  clock = assembly.stopwatch()
   own = stage_config(config, block, number=number, init=str(init), last=last)
-  facts = script.run(own, folder, context)
-  train_s = clock()
+  with Clock(folder / "train_clock.json") as train_s:
+    facts = script.run(own, folder, context)
   evaluation = {}
-  if name != "encoder":
-    params = assembly.restore(folder)
-    own = stage_config(
-      config, config.evaluate, number=number, init="", last=False
-    )
-    evaluation = evaluate.run(own, folder, context, params)
+  with Clock(folder / "evaluate_clock.json") as evaluate_s:
+    if name != "encoder":
+      params = assembly.restore(folder)
+      own = stage_config(
+        config, config.evaluate, number=number, init="", last=False
+      )
+      evaluation = evaluate.run(own, folder, context, params)
   found = {
     "name": name,
     "facts": facts,
     "evaluation": evaluation,
-    "wall_s": train_s,
-    "evaluate_s": clock() - train_s,
+    "wall_s": train_s(),
+    "evaluate_s": evaluate_s(),
   }
-  assembly.write_json(folder / "result.json", found)
+  files.write_json(folder / "result.json", found)
   return found
 
 
@@ -109,30 +123,30 @@ def _controls(context, config, folders, workdir) -> dict:
   )
   path = workdir / "controls" / "elicited.json"
   if not path.exists():
-    clock = assembly.stopwatch()
-    params = assembly.restore(before)
-    elicited, _ = evaluate.measure(
-      context, params, config=own, mode="think", hint=True
-    )
-    assembly.write_json(path, {"think": elicited, "wall_s": clock()})
-  elicited = json.loads(path.read_text())
+    with Clock(path.with_name("elicited_clock.json")) as seconds:
+      params = assembly.restore(before)
+      elicited, _ = evaluate.measure(
+        context, params, config=own, mode="think", hint=True
+      )
+    files.write_json(path, {"think": elicited, "wall_s": seconds()})
+  elicited = files.read_json(path)
   block = ConfigDict(config.mgrd.to_dict())
   block.grounding = False
   block.sampled = str(folders["mgrd_1_sft"] / "sampled.jsonl")
   folder = workdir / "controls" / "mgrd_without_grounding_filter"
   unfiltered = _done(folder)
   if not unfiltered:
-    clock = assembly.stopwatch()
-    own = stage_config(config, block, number=3, init=str(before), last=False)
-    facts = mgrd.run(own, folder, context)
-    own = stage_config(
-      config, config.evaluate, number=3, init="", last=False
-    )
-    think, _ = evaluate.measure(
-      context, assembly.restore(folder), config=own, mode="think"
-    )
-    unfiltered = {"facts": facts, "think": think, "wall_s": clock()}
-    assembly.write_json(folder / "result.json", unfiltered)
+    with Clock(folder / "clock.json") as seconds:
+      own = stage_config(config, block, number=3, init=str(before), last=False)
+      facts = mgrd.run(own, folder, context)
+      own = stage_config(
+        config, config.evaluate, number=3, init="", last=False
+      )
+      think, _ = evaluate.measure(
+        context, assembly.restore(folder), config=own, mode="think"
+      )
+    unfiltered = {"facts": facts, "think": think, "wall_s": seconds()}
+    files.write_json(folder / "result.json", unfiltered)
   for name, found in (("hint alone", elicited), ("no filter", unfiltered)):
     print(
       f"{name:<12} think {found['think']['acc']:.3f}  ({found['wall_s']:.0f} s)"
@@ -153,11 +167,23 @@ def _base(config, stages) -> pathlib.Path | None:
   if not config.base:
     return None
   base = pathlib.Path(config.base)
-  assembly.same_run("base", base, config, ("seed", "model", "rounds"))
+  assembly.same_run("base", base, config, ("seed", "model", "rounds", *DATA))
   for number, (name, _, _) in enumerate(stages[:-1]):
     if not _done(_folder(base, number, name)):
       raise ValueError(f"config.base={base}: {name} is not finished there")
   return base
+
+
+def _check_words(base, context) -> None:
+  """The same fields may name a manifest that was changed since."""
+  made = tokenizer_lib.load(base / "tokenizer.json")
+  if made.raw.to_str() != context.tokenizer.raw.to_str():
+    raise ValueError(
+      f"config.base={base}: made with other words (vocabulary "
+      f"{made.vocab_size}, now {context.tokenizer.vocab_size}); data.manifest "
+      f"{context.config.data.manifest!r} has changed since: put back what it "
+      "held, or run the base again"
+    )
 
 
 def _commit() -> str:
@@ -174,8 +200,8 @@ def _samples(workdir, folders, limit: int = 6) -> list[dict]:
     path = folder / "items.jsonl"
     if not path.exists():
       continue
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = [r for r in rows if r["mode"] == "think"]
+    fix = f"remove it and {path.with_name('result.json')}, and run again"
+    rows = [r for r in files.read_lines(path, fix) if r["mode"] == "think"]
     for row in rows[:: max(1, len(rows) // limit)][:limit]:
       out.append(
         {
@@ -242,20 +268,25 @@ def run(config, workdir) -> dict:
   """All stages; writes report.md, report.json and the last checkpoint.
 
   Raises:
-    ValueError: config.base is not a whole run of the same seed, model and
-      rounds, or there is not one round.
+    ValueError: config.base is not a whole run of the same seed, model,
+      rounds and data, or there is not one round.
   """
   workdir = pathlib.Path(workdir)
   flags.save_config(config, workdir)
   stages = plan(config)
   base = _base(config, stages)
-  clock = assembly.stopwatch()
+  # Looking again at a finished run is no part of what it took.
+  told = workdir / "load_clock.json"
+  again = told.exists() and (workdir / "report.json").exists()
+  loading = Clock(told, runs=not again)
   # Mesh, data.
-  context = assembly.load(config, workdir)
-  load_s = clock()
+  with loading:
+    context = assembly.load(config, workdir)
+  if base:
+    _check_words(base, context)
   print(
     f"data: {len(context.examples)} examples, {len(context.clips)} clips "
-    f"({load_s:.0f} s); devices: {jax.device_count()}"
+    f"({loading():.0f} s); devices: {jax.device_count()}"
   )
   # Model, step, loop: one stage after another.
   results, folders, init = [], {}, ""
@@ -264,9 +295,8 @@ def run(config, workdir) -> dict:
     home = base if base and not last else workdir
     folder = _folder(home, number, name)
     if number and not context.enc:
-      clock = assembly.stopwatch()
-      assembly.encode_clips(context, assembly.restore(init)["encoder"])
-      load_s += clock()
+      with loading:
+        assembly.encode_clips(context, assembly.restore(init)["encoder"])
     found = _stage(
       context,
       config,
@@ -283,7 +313,7 @@ def run(config, workdir) -> dict:
     folders[name], init = folder, folder
   controls = _controls(context, config, folders, base or workdir)
   # Report.
-  summary = summarise(config, results, controls, load_s, context)
+  summary = summarise(config, results, controls, loading(), context)
   measures.save(summary, workdir / "report.json")
   curves = {n: metrics.read(f / "metrics.jsonl") for n, f in folders.items()}
   page = report.render(summary, _samples(workdir, folders), curves, workdir)

@@ -15,6 +15,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -27,7 +28,7 @@ import rich.table
 from configs import common
 from mgrd_jax.audio import io
 from mgrd_jax.data import labels as labelled
-from mgrd_jax.data import schema, sources
+from mgrd_jax.data import schema, sources, splits
 
 # Training leaves out the rows of longer clips.
 _MAX_SECONDS = common.base("tiny").data.max_seconds
@@ -42,15 +43,15 @@ def check(args: argparse.Namespace) -> int:
   """reads every row and decodes every clip; fails if any row is refused"""
   manifest = pathlib.Path(args.manifest)
   store = sources.ClipStore(manifest.parent, max_seconds=args.max_seconds)
-  good, refusals = 0, []
+  good, refusals = [], []
   for line, example, refused in _track(schema.scan(manifest), "checking"):
     if example is not None:
       refused = _unreadable(store, line, example)
-      good += not refused
+      good += [] if refused else [example]
     refusals += refused
   if not good and not refusals:
     raise InputError(f"{manifest}: no rows in this manifest")
-  _report(good, refusals)
+  _report(len(good), refusals, splits.doubts(good) if good else [])
   return 1 if refusals else 0
 
 
@@ -100,14 +101,16 @@ def labels(args: argparse.Namespace) -> int:
     seed=args.seed,
   )
   _write_once(out, examples, args.overwrite)
-  splits = collections.Counter(e.split for e in examples)
+  count = collections.Counter(e.split for e in examples)
   n_options = len(examples[0].options)
   print(
     f"wrote {out}: {len(examples)} questions "
-    f"({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}), "
+    f"({', '.join(f'{n} {s}' for s, n in sorted(count.items()))}), "
     f"{len({e.answer for e in examples})} labels, {n_options} options each, "
     f"chance {1 / n_options:.3f}"
   )
+  for doubt in splits.doubts(examples):
+    print(f"warning: {doubt}")
   return 0
 
 
@@ -135,8 +138,8 @@ def _unreadable(store, line, example) -> list[schema.Refusal]:
   return refusals
 
 
-def _report(good: int, refusals: list[schema.Refusal]) -> None:
-  """A table of reasons, then one line for each problem of a refused row."""
+def _report(good: int, refusals: list[schema.Refusal], doubts=()) -> None:
+  """A table of reasons, then one line for each refused row's problem."""
   lines_of_reason = collections.defaultdict(set)
   for refusal in refusals:
     lines_of_reason[refusal.reason].add(refusal.line)
@@ -146,9 +149,13 @@ def _report(good: int, refusals: list[schema.Refusal]) -> None:
     lines_of_reason.items(), key=lambda item: (-len(item[1]), item[0])
   ):
     table.add_row(reason, str(len(lines)))
+  for doubt in doubts:
+    table.add_row(f"warning: {doubt.reason}", str(doubt.rows or ""))
   rich.console.Console(markup=False, highlight=False).print(table)
   for refusal in sorted(refusals, key=lambda r: r.line):
     print(f"refused: {refusal}")
+  for doubt in doubts:
+    print(f"warning: {doubt}")
   print(f"{good} rows accepted, {len({r.line for r in refusals})} refused")
 
 
@@ -226,6 +233,16 @@ class _Parser(argparse.ArgumentParser):
     self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
 
 
+def _seconds(text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not (math.isfinite(value) and value > 0):
+    raise argparse.ArgumentTypeError(f"{text!r}: write seconds above 0")
+  return value
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = _Parser(
     prog="prepare",
@@ -244,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
       sub.add_argument("manifest", help="a jsonl manifest")
       sub.add_argument(
         "--max_seconds",
-        type=float,
+        type=_seconds,
         default=_MAX_SECONDS,
         help="refuse longer clips (%(default)g, as training does)",
       )

@@ -8,14 +8,13 @@ COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \\
 """
 
 import functools
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assembly, flags, mgrd
+from experiments import assembly, files, flags, mgrd
 from mgrd_jax.data import transforms
 from mgrd_jax.eval import stats
 from mgrd_jax.mgrd import select
@@ -26,6 +25,17 @@ from mgrd_jax.train import checkpoint, metrics, optim, steps
 from mgrd_jax.types import Scored
 
 
+def questions(context, config) -> list:
+  """What the stage asks, in order: texts to reason on, or the audio pool."""
+  if config.modality == "audio":
+    return mgrd.questions(context, config)
+  told = [e for e in context.split("train") if not e.audio]
+  told = [e for e in told if e.source in config.sources]
+  rng = np.random.default_rng((config.seed, config.stage))
+  order = rng.permutation(len(told))[: config.questions]
+  return [told[i] for i in order]
+
+
 def selected(context, params, examples, *, config, workdir) -> list:
   """Questions of medium difficulty: `lo` to `hi` right of 8 (paper 4.3).
 
@@ -33,7 +43,7 @@ def selected(context, params, examples, *, config, workdir) -> list:
   """
   path = workdir / "hits.json"
   if path.exists():
-    hits = json.loads(path.read_text())
+    hits = files.read_json(path)
   else:
     key = jax.random.fold_in(jax.random.key(config.seed), 7 * config.stage)
     probe = config.copy_and_resolve_references()
@@ -48,7 +58,7 @@ def selected(context, params, examples, *, config, workdir) -> list:
       )
       for e, one in zip(group, drawn, strict=True):
         hits[e.id] = sum(mgrd.score(e, s.stopped, t)["acc"] for s, t in one)
-    assembly.write_json(path, hits)
+    files.write_json(path, hits)
   lo, hi = config.band
   return [e for e in examples if select.band(int(hits[e.id]), lo, hi)]
 
@@ -247,14 +257,7 @@ def run(config, workdir, context=None) -> dict:
   params = assembly.restore(config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
-  if config.modality == "audio":
-    examples = mgrd.questions(context, config)
-  else:
-    told = [e for e in context.split("train") if not e.audio]
-    told = [e for e in told if e.source in config.sources]
-    rng = np.random.default_rng((config.seed, config.stage))
-    order = rng.permutation(len(told))[: config.questions]
-    examples = [told[i] for i in order]
+  examples = questions(context, config)
   # Selection by pass@8.
   chosen = selected(context, params, examples, config=config, workdir=workdir)
   result = {"questions": len(examples), "selected": len(chosen), "steps": 0}

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from configs import pipeline as pipeline_config
 from experiments import assembly, pipeline
 from mgrd_jax.data.schema import Example
+from mgrd_jax.text import tokenizer
 
 
 def row(name, *audio, **fields):
@@ -79,12 +80,36 @@ def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
   assert before["tone_hz"] != after["tone_hz"]
 
 
+def test_what_the_splits_of_ones_own_do_is_said_once(own, tmp_path, capsys):
+  path = assembly.pathlib.Path(own.data.manifest)
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for given, r in zip(["dev", "test", "train", "train"] * 3, rows, strict=True):
+    r["split"] = given
+  rows[2]["audio"] = rows[1]["audio"]
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  context = assembly.load(own, tmp_path / "run")
+  out = capsys.readouterr().out
+  said = f"{path}: split is not read (3 rows): no stage reads 'dev'; write"
+  assert out.count(said) == 1
+  assert out.count("also learned from (1 row): '0.wav': keep all") == 1
+  mine = [e for e in context.examples if e.meta.get("own")]
+  assert len(mine) == 9 and len(context.split("test")) == 3
+  for r in rows:
+    r["split"] = "1"
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  with pytest.raises(SystemExit, match="no row can be used; run python -m"):
+    assembly.load(own, tmp_path / "run")
+  assert "(12 rows): no stage reads '1'" in capsys.readouterr().out
+
+
 @pytest.fixture
 def home(tmp_path):
   folder = tmp_path / "run" / "stages" / "01_cold_start"
   folder.mkdir(parents=True)
-  config = {"seed": 1, "model": "tiny", "rounds": 2}
-  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  config = pipeline_config.get_config("tiny")
+  config.seed = 1
+  text = json.dumps(config.to_dict())
+  (tmp_path / "run" / "config.json").write_text(text)
   return folder
 
 
@@ -103,6 +128,44 @@ def test_a_base_that_is_not_finished_is_refused(home, tmp_path):
   with pytest.raises(ValueError, match="encoder is not finished there"):
     pipeline.run(config, tmp_path / "ablation")
   assert not list((home.parents[1] / "stages").glob("00_*"))
+
+
+@pytest.mark.parametrize(
+  "field, value, said",
+  [
+    ("data.manifest", "m.jsonl", "made with data.manifest '', not 'm.jsonl'"),
+    ("data.labelled", 0.5, "made with data.labelled 0.4, not 0.5"),
+    ("data.sizes.text", 9, "made with data.sizes.text 3000, not 9; give"),
+  ],
+)
+def test_a_base_of_other_data_is_refused(home, tmp_path, field, value, said):
+  config = pipeline_config.get_config("tiny")
+  config.seed, config.base = 1, str(home.parents[1])
+  # Where the data are kept is no part of what they are.
+  config.data.cache, config.data.workers = "elsewhere", 7
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=said) as error:
+    pipeline.run(config, tmp_path / "ablation")
+  assert f"--config.{field} the same value" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_a_base_of_a_changed_manifest_is_refused(tmp_path):
+  config = pipeline_config.get_config("tiny,rounds=1")
+  config.data.manifest = "m.jsonl"
+  made, now = tokenizer.build(["dog"]), tokenizer.build(["dog", "cat"])
+  made.save(tmp_path / "tokenizer.json")
+
+  def check(words):
+    pipeline._check_words(
+      tmp_path,
+      assembly.Context(config, None, words, None, [], {}, {}, {}, []),
+    )
+
+  check(made)
+  said = f"vocabulary {made.vocab_size}, now {now.vocab_size}.*'m.jsonl' has"
+  with pytest.raises(ValueError, match=said):
+    check(now)
 
 
 def test_a_recipe_without_rounds_is_refused_before_anything_is_made(tmp_path):

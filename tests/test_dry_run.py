@@ -9,7 +9,7 @@ import pytest
 
 from experiments import dry_run
 from mgrd_jax.audio import io
-from mgrd_jax.data import schema, sources, synthetic, text_tasks
+from mgrd_jax.data import lexicon, schema, sources, synthetic, text_tasks
 from mgrd_jax.text import chat
 from tests.test_ask import tokenizer as built_in_tokenizer
 
@@ -71,8 +71,10 @@ def test_the_budget_counts_only_rows_that_would_be_drawn(tmp_path):
   planned = dry_run.plan(config.data, config.seed)
   tokenizer = dry_run.tokenizer_of(tmp_path, planned.examples)
 
+  context = dry_run.context_of(config, planned, tokenizer)
+
   def names():
-    return [w.name for w in dry_run.work(config, planned, tokenizer)]
+    return [w.name for w in dry_run.work(config, context)]
 
   assert names() == ["audio", "pairs", "text"]
   config.weights.update(dict.fromkeys(config.weights, 0.0))
@@ -85,16 +87,60 @@ def test_the_first_batch_marks_the_loss_and_counts_the_placeholders(
   tmp_path, capsys
 ):
   out = shown(config_of("sft", tmp_path), tmp_path, capsys)
-  batch = out.split("# of a first batch")[1]
-  caption = next(l for l in batch.splitlines() if l.startswith("caption: "))
-  assert "<audio_start><audio_patch>×38<audio_end>" in caption
-  assert re.search(
-    r"assistant\\n<think>\\n\\n</think>\\n\[answer: [^\[\]]+<\|EOT\|>\]$",
-    caption,
+  title, *rows = out.split("# first batch of stage")[1].splitlines()
+  assert title == " (loss in [brackets]; clips not made yet count 3 s)"
+  heard = [l for l in rows if l.count("<audio_start>") == 1]
+  assert heard and all(
+    "<audio_start><audio_patch>×38<audio_end>" in l for l in heard
   )
-  rule = next(l for l in batch.splitlines() if l.startswith("rule: "))
+  empty = r"assistant\\n<think>\\n\\n</think>\\n\[answer: [^\[\]]+<\|EOT\|>\]$"
+  assert any(re.search(empty, l) for l in heard)
   # The chain is given; only its conclusion is learned.
-  assert re.search(r"<think>\\n[^\[]+\.\[ so ", rule)
+  assert any(re.search(r"<think>\\n[^\[]+\.\[ so ", l) for l in rows)
+
+
+def test_a_source_of_no_weight_is_not_in_the_first_batch(tmp_path, capsys):
+  config = config_of("sft", tmp_path)
+  config.weights.update(dict.fromkeys(config.weights, 0.0))
+  config.weights.sums = 0.1
+  out = shown(config, tmp_path, capsys)
+  _, *rows = out.split("# first batch of stage")[1].splitlines()
+  # The sums that are heard, and those that are read.
+  assert len(rows) == config.audio_rows + config.text_rows
+  asked = {re.search(r"(?:<audio_end>|human\\n)([^<]+)", l)[1] for l in rows}
+  assert lexicon.SUM in {a.split("\\n")[0] for a in asked}
+  assert not any("describe the sound" in a for a in asked)
+
+
+@pytest.mark.parametrize(
+  "stage, kind, rows",
+  [
+    ("encoder", "what each clip teaches", 8),
+    ("mgrd", "prompts", 8),
+    ("rlvr", "prompts", 8),
+    ("evaluate", "prompts", 16),
+  ],
+)
+def test_the_first_batch_of_each_kind_is_shown_whole(
+  stage, kind, rows, tmp_path, capsys
+):
+  out = shown(config_of(stage, tmp_path), tmp_path, capsys)
+  title, *found = out.split("# first batch of stage")[1].splitlines()
+  assert title.startswith(f" ({kind}") and len(found) == rows
+  if stage == "encoder":
+    assert any("voice.pitch" in l or "music.mode" in l for l in found)
+  else:
+    hinted = [chat.HINT.strip() in l for l in found]
+    assert all(hinted) if stage == "mgrd" else not any(hinted)
+    assert all(l.endswith("assistant\\n<think>\\n") for l in found)
+
+
+def test_the_recipe_shows_the_encoder_and_the_first_batch_with_text(
+  tmp_path, capsys
+):
+  out = shown(config_of("pipeline", tmp_path), tmp_path, capsys)
+  titles = re.findall(r"^# first batch of (\w+)", out, re.MULTILINE)
+  assert titles == ["encoder", "cold_start"]
 
 
 def test_a_planned_set_counts_what_would_be_built(tmp_path):
@@ -126,6 +172,8 @@ def test_clips_that_exist_are_told_by_their_own_lengths(tmp_path, capsys):
   folder.mkdir(parents=True)
   waves = [np.ones(n, np.float32) for n in (16_000, 32_000)]
   refs = sources.write_clips(folder / "clips.arrayrecord", waves)
+  config.weights.update(dict.fromkeys(config.weights, 0.0))
+  config.weights.caption = config.weights.own = 1.0
   row = schema.Example(
     id="a",
     question="how is the pitch?",
@@ -143,11 +191,12 @@ def test_clips_that_exist_are_told_by_their_own_lengths(tmp_path, capsys):
   config.data.manifest = str(tmp_path / "own.jsonl")
   out = shown(config, tmp_path / "out", capsys)
   assert "in the cache; 3 clips" in out
-  assert "train: 3 (caption 2, own 1)" in out
-  batch = out.split("# of a first batch")[1]
-  for source, count in (("caption", 13), ("own", 25)):
-    line = next(l for l in batch.splitlines() if l.startswith(source))
-    assert f"<audio_patch>×{count}<audio_end>" in line
+  # The only clip of a manifest without a test is the test.
+  assert "train: 2 (caption 2)" in out and "test: 1 (own 1)" in out
+  batch = out.split("# first batch of stage")[1]
+  assert "not made yet" not in batch
+  for count in (13, 25):
+    assert f"<audio_patch>×{count}<audio_end>how is the pitch?" in batch
   assert not (tmp_path / "out").exists()
 
 

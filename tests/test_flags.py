@@ -1,10 +1,17 @@
 """The folder of a run: its config is kept, and programs are kept once."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import ml_collections
 import pytest
 
 from experiments import flags
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -43,3 +50,34 @@ def test_a_changed_config_is_refused_and_the_kept_one_left(tmp_path):
     flags.save_config(config, tmp_path)
   assert (tmp_path / "config.json").read_text() == kept
   assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  config = ml_collections.ConfigDict({"steps": 3})
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="config.json: damaged .*another --wor"):
+    flags.save_config(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  "flag, hint",
+  [
+    ("--config.mgrd.sampls", "'sampls'; did you mean 'samples'?"),
+    ("--config.mgrdd.samples", "'mgrdd'; did you mean 'mgrd'?"),
+    ("--config.zzqq", "'zzqq'"),
+  ],
+)
+def test_a_field_that_the_config_lacks_is_one_line(tmp_path, flag, hint):
+  command = [sys.executable, "-m", "experiments.pipeline"]
+  command += ["--config=configs/pipeline.py:smoke", f"--workdir={tmp_path}/o"]
+  command += [f"{flag}=3"]
+  done = subprocess.run(
+    command,
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert done.stderr == f"error: {flag}: the config has no field {hint}\n"
+  assert not list(tmp_path.iterdir())

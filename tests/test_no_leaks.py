@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from experiments import assembly, encoder, evaluate, mgrd, rlvr, sft
+from experiments import assembly, encoder, evaluate, files, mgrd, rlvr, sft
 from mgrd_jax.text import chat
 from tests import toys, world
 
@@ -60,7 +60,7 @@ def test_rl_asks_no_question_of_the_test(tmp_path, block):
   if block == "audio_rlvr":
     asked = [e.id for e in world.of_split("pool") if e.audio] + ["train-own"]
   context = world.context()
-  assembly.write_json(tmp_path / "hits.json", dict.fromkeys(asked, 8))
+  files.write_json(tmp_path / "hits.json", dict.fromkeys(asked, 8))
   init = world.finished(tmp_path / "init", context)
   found = rlvr.run(world.stage(block, init), tmp_path, context)
   assert found == {"questions": len(asked), "selected": 0, "steps": 0}

@@ -15,7 +15,17 @@ from configs import evaluate as evaluate_config
 from configs import mgrd as mgrd_config
 from configs import rlvr as rlvr_config
 from configs import sft as sft_config
-from experiments import assembly, evaluate, mgrd, pipeline, rlvr, sft
+from experiments import (
+  assembly,
+  dry_run,
+  encoder,
+  evaluate,
+  files,
+  mgrd,
+  pipeline,
+  rlvr,
+  sft,
+)
 from mgrd_jax.eval import measures
 from mgrd_jax.models import audio_lm
 from mgrd_jax.train import checkpoint, metrics
@@ -29,8 +39,8 @@ REPORT = {
 }  # fmt: skip
 M = {
   "acc", "ci95", "n", "acc_conflict", "acc_heldout", "think_tokens",
-  "frac_empty_think", "frac_coherent", "claim_precision", "claim_lift",
-  "surrogate_rate", "by_source",
+  "frac_empty_think", "frac_coherent", "frac_offered", "claim_precision",
+  "claim_lift", "surrogate_rate", "by_source",
 }  # fmt: skip
 FUNNEL = {
   "round", "sampled", "correct", "grounded", "coherent", "kept",
@@ -195,6 +205,8 @@ def test_killed_inside_a_stage_it_goes_on_bitwise(recipe, tmp_path):
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
   assert not (folder / "params").exists()
+  # As if it had been killed after a quarter of an hour.
+  files.write_json(folder / "train_clock.json", {"seconds": 900.0})
   done = subprocess.run(
     command, env=recipe.environment, capture_output=True, text=True
   )
@@ -204,9 +216,10 @@ def test_killed_inside_a_stage_it_goes_on_bitwise(recipe, tmp_path):
   rows = metrics.read(folder / "metrics.jsonl")
   whole = metrics.read(recipe.workdir / "stages/01_cold_start/metrics.jsonl")
   assert rows == whole
-  assert numbers(measures.load(tmp_path / "report.json")) == numbers(
-    measures.load(recipe.workdir / "report.json")
-  )
+  report = measures.load(tmp_path / "report.json")
+  assert numbers(report) == numbers(recipe.report)
+  wall = report["wall_s"]
+  assert wall["cold_start"] > 900 and wall["mgrd_1_sft"] < 900
 
 
 @pytest.mark.parametrize(
@@ -224,6 +237,34 @@ def test_a_stage_alone_is_the_stage_of_the_recipe(
   config = stage_config(recipe, module, block, start)
   script.run(config, tmp_path / "alone", context)
   assert_same(tmp_path / "alone", recipe.workdir / "stages" / want)
+
+
+def test_the_dry_run_shows_the_batch_that_training_begins_with(
+  recipe, context
+):
+  planned = dry_run.plan(recipe.config.data, recipe.config.seed)
+  assert planned.made
+  dry = dry_run.context_of(recipe.config, planned, context.tokenizer)
+  stages = dict((n, c) for n, c, _ in dry_run.stages(recipe.config))
+  params = assembly.restore(recipe.workdir / "stages" / FOLDERS[0])
+  if not context.enc:
+    assembly.encode_clips(context, params["encoder"])
+  config = stages["cold_start"]
+  pairs = zip(
+    sft.streams(dry, config)[0](0), sft.streams(context, config)[0](0),
+    strict=True,
+  )  # fmt: skip
+  for shown, trained in pairs:
+    np.testing.assert_array_equal(shown.tokens_BT, trained.tokens_BT)
+    np.testing.assert_array_equal(shown.loss_mask_BT, trained.loss_mask_BT)
+  config = stages["encoder"]
+  shown, trained = (encoder.batches(c, config)[0](0) for c in (dry, context))
+  for name in ("len_B", "words_BT", "label_BN"):
+    np.testing.assert_array_equal(shown[name], trained[name])
+  for name in ("text_rlvr", "mgrd_1_sft", "mgrd_1_ppo", "evaluate"):
+    config = stages[name]
+    ids = [e.id for e in dry_run.asked(dry, config)]
+    assert ids == [e.id for e in dry_run.asked(context, config)]
 
 
 def test_evaluation_alone_gives_the_numbers_of_the_recipe(

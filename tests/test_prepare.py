@@ -131,7 +131,9 @@ def test_check_passes_a_sound_manifest_and_obeys_max_seconds(manifest, capsys):
   good = manifest.read_text().splitlines()[: len(GOOD_CLIPS)]
   manifest.write_text("\n".join(good))
   assert prepare.main(["check", str(manifest)]) == 0
-  assert "5 rows accepted, 0 refused" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "5 rows accepted, 0 refused" in out
+  assert "warning: no test row: each fifth clip becomes the test" in out
   assert prepare.main(["check", str(manifest), "--max_seconds=20"]) == 1
   out = capsys.readouterr().out
   assert "line 3 (id long), audio: too long; " in out
@@ -348,6 +350,12 @@ def test_tabs_and_a_byte_order_mark_are_understood(table, tmp_path):
     ({"split_column": "fold", "test_splits": "9"}, "'9' does not occur"),
     ({"split_column": "fold", "test_splits": "1,2"}, "none to train on"),
     ({"test_splits": "1"}, "without a split column"),
+    (
+      {"split_column": "fold"},
+      "none of 24 rows is to train on: 'fold' has 1, 2; name those of the "
+      "test, as --test_splits=1",
+    ),
+    ({"question": "a <think>?"}, "row 1: question: special token; the model"),
     ({"options": "1"}, "from 2 to 12"),
     ({"options": "13"}, "from 2 to 12"),
     ({"options": "many"}, "write all, or a number"),
@@ -375,6 +383,7 @@ def test_flags_that_do_not_fit_the_table_are_one_line(
     ("3.wav,label 3", "3.wav,", "row 4: empty 'class_name'"),
     ("3.wav,label 3", ",label 3", "row 4: empty 'file'"),
     ("3.wav,label 3", "3.wav,LABEL 2", "differ in case only"),
+    ("3.wav,label 3", "3.wav,<think>", "own '<think>' cannot be written: rem"),
     ("3.wav,label 3", "3.wav,a,label 3", "line 5: 3 columns expected"),
     ("3.wav,label 3,1", "3.wav", "line 5: 3 columns expected"),
   ],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import pipeline as pipeline_config
-from experiments import assembly, mgrd, pipeline, rlvr, sft
+from experiments import assembly, files, mgrd, pipeline, rlvr, sft
 from mgrd_jax.data import schema, transforms
 from mgrd_jax.rollout import collect
 from mgrd_jax.text import chat
@@ -107,7 +107,7 @@ def sampled(folder, context):
   for e in mgrd.questions(context, world.stage("mgrd")):
     texts = [chat.OPEN + said[e.id]] if e.id in said else []
     rows.append({"id": e.id, "responses": [[True, t] for t in texts]})
-  assembly.write_lines(folder / "sampled.jsonl", rows)
+  files.write_lines(folder / "sampled.jsonl", rows)
   return folder
 
 

@@ -93,8 +93,8 @@ def examples(
     seed: draws the distractors and the order of the options.
 
   Raises:
-    TableError: a column, a label or a clip is missing, or an argument does not
-      fit the table.
+    TableError: a column, a label or a clip is missing, an argument does not
+      fit the table, or a row would break the schema.
   """
   if not question.strip():
     raise TableError("the question is empty")
@@ -111,20 +111,23 @@ def examples(
   for row, file, split in zip(rows, files, splits, strict=True):
     clip, label = row[audio_column], row[label_column]
     columns = {c: row[c] for c in wanted[1:] if c is not None}
-    made.append(
-      schema.Example(
-        id=clip,
-        question=question,
-        answer=label,
-        answer_type="choice",
-        audio=(pathlib.Path(os.path.relpath(file, folder)).as_posix(),),
-        options=_draw_options(names, label, count, f"{seed}/{clip}"),
-        split=split,
-        source=path.resolve().parent.name,
-        # Under a key of their own: others, as "family", have a meaning.
-        meta={"columns": columns},
-      )
+    example = schema.Example(
+      id=clip,
+      question=question,
+      answer=label,
+      answer_type="choice",
+      audio=(pathlib.Path(os.path.relpath(file, folder)).as_posix(),),
+      options=_draw_options(names, label, count, f"{seed}/{clip}"),
+      split=split,
+      source=path.resolve().parent.name,
+      # Under a key of their own: others, as "family", have a meaning.
+      meta={"columns": columns},
     )
+    for p in schema.problems(schema.to_json(example)):
+      raise TableError(
+        f"{path} row {len(made) + 1}: {p.field}: {p.reason}; {p.fix}"
+      )
+    made.append(example)
   return made
 
 
@@ -177,6 +180,12 @@ def _splits(path, rows: Rows, column, test_splits) -> list[str]:
   if "" in values:
     raise TableError(f"{path} row {values.index('') + 1}: empty {column!r}")
   if test_splits is None:
+    if "train" not in values:
+      known = ", ".join(sorted(set(values))[:10])
+      raise TableError(
+        f"{path}: none of {len(values)} rows is to train on: {column!r} has "
+        f"{known}; name those of the test, as --test_splits={values[0]}"
+      )
     return values
   for name in test_splits:
     if name not in values:

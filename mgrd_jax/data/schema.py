@@ -83,6 +83,25 @@ _REQUIRED = ("id", "question", "answer", "answer_type")
 _WRITTEN = (*_REQUIRED, "split")
 _LISTS = ("audio", "options")
 _TEXTS = ("question", "options", "answer", "transcript", "reasoning")
+# Keys of meta that some stage reads; others are free.
+_META = {
+  "background": bool,
+  "candidates": int,
+  "conflict": bool,
+  "evidence": str,
+  "facts": dict,
+  "family": str,
+  "given": str,
+  "heldout": bool,
+  "hint": bool,
+  "own": bool,
+}
+_KINDS = {
+  str: "a string",
+  bool: "true or false",
+  int: "a whole number from 1",
+  dict: "an object",
+}
 
 
 def read_manifest(
@@ -244,7 +263,9 @@ def _type_problems(name: str, row: dict) -> list[Problem]:
     good = good or (name == "audio" and isinstance(value, str))
     expected = "a list of strings"
   elif name == "meta":
-    good, expected = isinstance(value, dict), "an object"
+    if isinstance(value, dict):
+      return _meta_problems(value)
+    good, expected = False, "an object"
   elif name == "answer" and row.get("answer_type") == "number":
     good = isinstance(value, (str, int, float)) and not isinstance(value, bool)
     expected = "a number or a string of digits"
@@ -255,13 +276,29 @@ def _type_problems(name: str, row: dict) -> list[Problem]:
   return [Problem(name, "wrong type", f"write {expected}, not {kind}")]
 
 
+def _meta_problems(meta: dict) -> list[Problem]:
+  found = []
+  for name, kind in _META.items():
+    if name not in meta:
+      continue
+    value = meta[name]
+    # A bool is an int too; a count of candidates is no bool and not 0.
+    good = type(value) is kind and (kind is not int or value > 0)
+    if not good:
+      fix = f"write {_KINDS[kind]}, not {json.dumps(value)}, or rename the key"
+      found.append(Problem(f"meta.{name}", "wrong type", fix))
+  return found
+
+
 def _answer_problems(row: dict) -> list[Problem]:
   found = []
   for name in ("id", "question", "answer"):
     if not str(row[name]).strip():
       found.append(Problem(name, "empty", "write some text"))
-  for name in _TEXTS:
-    written = str(row.get(name, ""))
+  texts = {name: row.get(name, "") for name in _TEXTS}
+  texts["meta.given"] = (row.get("meta") or {}).get("given", "")
+  for name, text in texts.items():
+    written = str(text)
     for mark in tokenizer.SPECIAL + tokenizer.THINK:
       if mark in written:
         fix = f"the model's own {mark!r} cannot be written: remove it"

@@ -16,7 +16,9 @@ from mgrd_jax.data.schema import Example
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
 from mgrd_jax.rewards import answers, format
+from mgrd_jax.text import tokenizer
 
+_MARKS = tokenizer.SPECIAL + tokenizer.THINK
 _CONCLUSION = re.compile(r"\bso,? ([^.]*)\.?\s*$")
 _QUOTE = re.compile(r"the words say:? ([^.]*)")
 
@@ -65,6 +67,8 @@ def incoherent(response: Response) -> str | None:
     return "not closed"
   if not response.think.strip():
     return "empty"
+  if any(mark in response.think for mark in _MARKS):
+    return "special token inside"
   if repetition(response.think) > 0.3:
     return "repetitive"
   if claims_lib.denies_hearing(response.think + " " + response.reply):

@@ -35,6 +35,8 @@ TRUTH = chains.describe(chains.clips(1)[0][0])
     ({"acc": 0.0}, "wrong answer"),
     ({"closed": False}, "incoherent: not closed"),
     ({"think": "  \n"}, "incoherent: empty"),
+    # No manifest could hold it, and a resumed round reads its chains back.
+    ({"said": f"<think> {TRUTH}"}, "incoherent: special token inside"),
     ({"said": "high pitch and then " * 8}, "incoherent: repetitive"),
     ({"said": f"i cannot hear it, {TRUTH}"}, "incoherent: denies hearing"),
     ({"think": TRUTH}, "incoherent: no conclusion"),

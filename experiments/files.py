@@ -1,0 +1,55 @@
+"""JSON on disk: written whole or not at all, and named when it is damaged."""
+
+import json
+import pathlib
+
+
+def write_json(path, value) -> None:
+  """Writes JSON whole or not at all."""
+  _write(path, json.dumps(value, indent=1, default=float))
+
+
+def write_lines(path, rows) -> None:
+  """Writes jsonl whole or not at all."""
+  _write(path, "".join(json.dumps(r, default=str) + "\n" for r in rows))
+
+
+REDO = "remove it, and the same command makes it again"
+
+
+def read_json(path, fix: str = REDO):
+  """Reads what `write_json` wrote.
+
+  Raises:
+    ValueError: the file is damaged; names it.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_bytes())
+  except ValueError as error:
+    raise ValueError(f"{path}: damaged ({error}); {fix}") from None
+
+
+def read_lines(path, fix: str = REDO) -> list:
+  """Reads what `write_lines` wrote.
+
+  Raises:
+    ValueError: a line is damaged; names file and line.
+  """
+  rows = []
+  lines = pathlib.Path(path).read_bytes().splitlines()
+  for number, line in enumerate(lines, 1):
+    try:
+      rows.append(json.loads(line))
+    except ValueError as error:
+      raise ValueError(
+        f"{path} line {number}: damaged ({error}); {fix}"
+      ) from None
+  return rows
+
+
+def _write(path, text: str) -> None:
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f".{path.name}.part")
+  part.write_text(text)
+  part.replace(path)
