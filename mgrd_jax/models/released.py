@@ -10,6 +10,7 @@ reading it.
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -21,6 +22,11 @@ STEP_AUDIO, QWEN2_AUDIO = "step-audio", "qwen2-audio"
 FAMILY = {"step_audio_2": STEP_AUDIO, "qwen2_audio": QWEN2_AUDIO}
 PATCH_ID = {STEP_AUDIO: 151690, QWEN2_AUDIO: 151646}
 ADAPTER_HIDDEN = 2048  # written in Step-Audio's modelling code, not its file
+# A file is refused before a damaged size of it is allocated.
+MOST = 2**24
+LARGEST = dict.fromkeys(
+  ("num_hidden_layers", "n_audio_layer", "encoder_layers"), 1000
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +145,20 @@ class _Fields:
     found = self._values.get(field)
     return default if found is None else found
 
-  def number(self, field: str, kind=int):
-    found = self.get(field, self._defaults.get(field))
-    name = f"{self._name}.{field}"
+  def number(self, field: str, kind=int, *, default=None):
+    """The field as a positive number; `default` where it is absent."""
+    found = self.get(field, self._defaults.get(field, default))
+    name = f"{self._name}.{field}" if self._name else field
     if found is None:
       raise ValueError(f"{name}: missing; every size comes from this file")
-    whole = kind is float or found == int(found) if _numeric(found) else False
+    whole = _numeric(found) and (kind is float or found == int(found))
     if not whole or found <= 0:
       raise ValueError(f"{name}: {found!r} is not a positive {kind.__name__}")
+    if kind is int and found > LARGEST.get(field, MOST):
+      raise ValueError(
+        f"{name}: {found} is over {LARGEST.get(field, MOST):,}, more than any "
+        "model of these families has"
+      )
     return kind(found)
 
   def require(self, field: str, allowed: tuple, why: str) -> None:
@@ -156,7 +168,8 @@ class _Fields:
 
 
 def _numeric(value) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and math.isfinite(value)
 
 
 def _decoder(text: _Fields) -> DecoderConfig:
@@ -173,10 +186,16 @@ def _decoder(text: _Fields) -> DecoderConfig:
       f"text_config.num_key_value_heads: {kv_heads} does not divide "
       f"num_attention_heads {heads}"
     )
-  if not text.get("head_dim") and width % heads:
+  head_dim = text.number("head_dim", default=max(1, width // heads))
+  if text.get("head_dim") is None and width % heads:
     raise ValueError(
       f"text_config.num_attention_heads: {heads} does not divide "
       f"hidden_size {width}"
+    )
+  if head_dim % 2:
+    raise ValueError(
+      f"text_config.head_dim: {head_dim} is odd; rotary positions pair its "
+      "numbers"
     )
   text.require("hidden_act", ("silu", None), "is not SwiGLU's silu")
   text.require("use_sliding_window", (False, None), "is not full attention")
@@ -187,7 +206,7 @@ def _decoder(text: _Fields) -> DecoderConfig:
     layers=text.number("num_hidden_layers"),
     heads=heads,
     kv_heads=kv_heads,
-    head_dim=int(text.get("head_dim") or width // heads),
+    head_dim=head_dim,
     ffn=text.number("intermediate_size"),
     rope_theta=_rope_theta(text),
     eps=text.number("rms_norm_eps", float),
@@ -199,14 +218,19 @@ def _decoder(text: _Fields) -> DecoderConfig:
 def _rope_theta(text: _Fields) -> float:
   """θ, from `rope_theta` or from transformers 5's `rope_parameters`."""
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+  if not isinstance(rope, Mapping):
+    raise ValueError(f"text_config.rope_scaling: {rope!r} is not an object")
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind != "default":
     raise ValueError(
       f"text_config.rope_scaling: {kind!r} is not supported; plain rotary "
       "positions alone are"
     )
-  theta = rope.get("rope_theta")
-  return float(theta) if theta else text.number("rope_theta", float)
+  if rope.get("rope_theta") is not None:
+    return _Fields(rope, "text_config.rope_parameters").number(
+      "rope_theta", float
+    )
+  return text.number("rope_theta", float)
 
 
 def _step_audio(config: Mapping) -> Config:
@@ -230,12 +254,26 @@ def _step_audio(config: Mapping) -> Config:
       positions=audio.number("n_audio_ctx"),
     ),
     adapter=AdapterConfig(
-      width, int(audio.get("adapter_hidden", ADAPTER_HIDDEN)), decoder.width
+      width,
+      audio.number("adapter_hidden", default=ADAPTER_HIDDEN),
+      decoder.width,
     ),
     decoder=decoder,
     family=STEP_AUDIO,
-    patch_id=int(config.get("audio_token_id") or PATCH_ID[STEP_AUDIO]),
+    patch_id=_patch_id(config, ("audio_token_id",), STEP_AUDIO, decoder),
   )
+
+
+def _patch_id(config, fields, family: str, decoder: DecoderConfig) -> int:
+  """The placeholder's id: of the first field that is there, or published."""
+  field = next((f for f in fields if config.get(f) is not None), fields[0])
+  found = _Fields(config, "").number(field, default=PATCH_ID[family])
+  if found >= decoder.vocab:
+    raise ValueError(
+      f"{field}: {found} is no id, where text_config.vocab_size is "
+      f"{decoder.vocab}"
+    )
+  return found
 
 
 def _qwen2_audio(config: Mapping) -> Config:
@@ -248,7 +286,6 @@ def _qwen2_audio(config: Mapping) -> Config:
   audio.require("activation_function", ("gelu",), "is not the exact GELU")
   audio.require("scale_embedding", (False,), "is not supported")
   width = audio.number("d_model")
-  patch = config.get("audio_token_index", config.get("audio_token_id"))
   return Config(
     encoder=EncoderConfig(
       mels=audio.number("num_mel_bins"),
@@ -262,7 +299,9 @@ def _qwen2_audio(config: Mapping) -> Config:
     adapter=AdapterConfig(width, 0, decoder.width, kind="linear"),
     decoder=decoder,
     family=QWEN2_AUDIO,
-    patch_id=PATCH_ID[QWEN2_AUDIO] if patch is None else int(patch),
+    patch_id=_patch_id(
+      config, ("audio_token_index", "audio_token_id"), QWEN2_AUDIO, decoder
+    ),
   )
 
 
@@ -284,7 +323,7 @@ def from_json(config: Mapping) -> Config:
       setting that the released models do not use; names the field.
   """
   kind = config.get("model_type") if isinstance(config, Mapping) else None
-  if kind not in FAMILY:
+  if not isinstance(kind, str) or kind not in FAMILY:
     raise ValueError(
       f"model_type: {kind!r} is none of {', '.join(sorted(FAMILY))}"
     )
