@@ -24,6 +24,7 @@ from mgrd_jax.text import chat, official, turns
 from mgrd_jax.text import tokenizer as tokenizer_lib
 
 CONTEXT = 512  # tokens of text in a prompt of our own model
+OWN_NEW = 4096  # most tokens of its response
 OWN_SECONDS = 300.0  # of all clips together, for our own model
 MAX_SECONDS = 2 * 3600.0  # the same for a released one
 STEPS = 8  # tokens between two looks at what was said
@@ -143,7 +144,9 @@ def _hear(encoder_params, wave_BW, len_B, *, model, own):
   if own:
     # Training keeps its log-mels in half precision.
     mel_BRM = mel_BRM.astype(jnp.float16).astype(jnp.float32)
-  mel_len_B = features.encoder_input_len(len_B)
+  # The server's convention counts the two frames of the tail as valid.
+  tail = 0 if fixed else 2 - model.encoder.tail
+  mel_len_B = features.encoder_input_len(len_B) + tail
   return audio_lm.encode(encoder_params, mel_BRM, mel_len_B, config=model)[0]
 
 
@@ -230,9 +233,9 @@ def respond(
 def _ids(listener: Listener, pieces, row, seed) -> Iterator[list[int]]:
   """What is said, some ids at a time."""
   model, drawn = listener.model, listener.sampling
-  if not listener.own:
-    room = listener.context - len(row.tokens)
-    drawn = dataclasses.replace(drawn, max_new=min(drawn.max_new, room))
+  # Our own model knows no context; it never says as much.
+  room = OWN_NEW if listener.own else listener.context - len(row.tokens)
+  drawn = dataclasses.replace(drawn, max_new=min(drawn.max_new, room))
   slots = _up(len(row.tokens), 64) + min(_up(drawn.max_new, STEPS), BLOCK)
   seen_BV = np.zeros((1, model.decoder.vocab), bool)
   seen_BV[0, row.tokens] = True

@@ -12,7 +12,7 @@ COMMAND: python -m experiments.ask --workdir=out/tiny clip.wav \\
 import argparse
 import dataclasses
 import json
-import math
+import os
 import pathlib
 import sys
 import time
@@ -24,7 +24,7 @@ from mgrd_jax.audio import measure
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
 from mgrd_jax.rewards import format as format_lib
-from mgrd_jax.text import chat
+from mgrd_jax.text import chat, families
 
 _DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new")
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
@@ -69,11 +69,14 @@ class Reader:
   @property
   def parts(self) -> tuple[str, str]:
     """(reasoning, answer) so far, without tags."""
-    if not self.text.startswith(format_lib.OPEN):
-      return "", chat.reply_only(self.text)
-    think, closed, _ = self.text.partition(format_lib.CLOSE)
-    think = think.removeprefix(format_lib.OPEN).strip()
-    return think, chat.reply_only(self.text) if closed else ""
+    text = self.text.lstrip()
+    if not text.startswith(format_lib.OPEN):
+      return "", "" if format_lib.OPEN.startswith(text) else _reply(text)
+    # A model that opens the block itself behind a prompt that did.
+    body = text.removeprefix(format_lib.OPEN).lstrip()
+    body = body.removeprefix(format_lib.OPEN)
+    think, closed, reply = body.partition(format_lib.CLOSE)
+    return think.strip(), _reply(reply) if closed else ""
 
   def _update(self, hold: int) -> None:
     for kind, whole in zip(self._shown, self.parts, strict=True):
@@ -83,6 +86,10 @@ class Reader:
       if until > at:
         self._show(kind, whole[at:until])
         self._shown[kind] = until
+
+
+def _reply(text: str) -> str:
+  return text.strip().removeprefix(chat.LEAD_IN).strip()
 
 
 def ask(
@@ -149,8 +156,10 @@ def run_of(args) -> tuple[str, str] | None:
   """(workdir, stage) of a run of our own, None for a released checkpoint."""
   if args.workdir:
     return args.workdir, args.stage
-  folder = pathlib.Path(args.checkpoint)
+  folder = pathlib.Path(args.checkpoint).resolve()
   if folder.parent.name == "stages":
+    if args.stage:
+      raise ValueError("--stage: --checkpoint names one; leave it out")
     return str(folder.parent.parent), folder.name
   return (args.checkpoint, args.stage) if (folder / "stages").is_dir() else None
 
@@ -162,20 +171,19 @@ def load(args) -> listener.Listener:
     ValueError: the folder holds no model, or the flags do not fit it.
   """
   run = run_of(args)
-  if run and (args.system or args.dtype):
-    flag = "--system" if args.system else "--dtype"
-    raise ValueError(f"{flag}: for a released checkpoint; leave it out")
+  for name in ("system", "dtype", "count") if run else ("stage",):
+    if getattr(args, name):
+      where = "a released checkpoint" if run else "a run of our own"
+      raise ValueError(f"--{name}: for {where}; leave it out")
   if run:
     found = listener.load(*run)
   else:
     dtype = args.dtype and DTYPES[args.dtype]
-    found = listener.load_released(args.checkpoint, dtype=dtype)
-  given = {
-    name: getattr(args, name)
-    for name in _DRAWN
-    if getattr(args, name) is not None
-  }
-  drawn = dataclasses.replace(found.sampling, **given)
+    found = listener.load_released(
+      args.checkpoint, dtype=dtype, vllm=args.count == "vllm"
+    )
+  given = {n: getattr(args, n) for n in _DRAWN if getattr(args, n) is not None}
+  drawn = families.within(dataclasses.replace(found.sampling, **given))
   opening = chat.OPEN if args.think else found.opening
   return dataclasses.replace(found, sampling=drawn, opening=opening)
 
@@ -208,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
   add("--stage", default="", help="default: the last finished")
   add("--system", default="", help="a system message")
   add("--dtype", choices=tuple(DTYPES), help="default: the file's")
+  add(
+    "--count",
+    choices=("hf", "vllm"),
+    help="audio tokens as the published code counts them, or its server",
+  )
   add("--temperature", type=float, help="default: the release's; 0 is greedy")
   add("--top_p", type=float, help="default: the release's")
   add("--top_k", type=int, help="default: the release's")
@@ -222,21 +235,11 @@ def _checked(args) -> list[str]:
   options = [o.strip() for o in args.options.split(",")] if args.options else []
   if options and (len(set(options)) < max(2, len(options)) or "" in options):
     raise ValueError("--options: name two or more, each once, such as a,b,c")
-  least = {"temperature": 0, "top_k": 0, "max_new": 1}
-  for name, low in least.items():
-    value = getattr(args, name)
-    if value is not None and not (math.isfinite(value) and value >= low):
-      raise ValueError(f"--{name}: give {low} or more")
-  if 0 < (args.temperature or 0) < 1e-3:
-    raise ValueError("--temperature: give 0 (the likeliest), or 0.001 or more")
   if not 0 <= args.seed < 2**32:
     raise ValueError(f"--seed: give 0 to {2**32 - 1}")
-  for name, high in {"top_p": 1.0, "repetition_penalty": math.inf}.items():
-    value = getattr(args, name)
-    if value is not None and not (0 < value <= high and math.isfinite(value)):
-      most = " and at most 1" if high == 1 else ""
-      raise ValueError(f"--{name}: give more than 0{most}")
-  if pathlib.Path(args.question[:255]).is_file():
+  given = {n: getattr(args, n) for n in _DRAWN if getattr(args, n) is not None}
+  families.within(families.Sampling(**given), "--")
+  if os.path.isfile(args.question):
     raise ValueError(f"{args.question}: a file where the question should be")
   return options
 

@@ -54,6 +54,8 @@ print(json.dumps([seconds, peak]))
 def step_audio(text: dict, *, width: int, heads: int, layers: int) -> dict:
   """A config.json of Step-Audio's kind: these text sizes, this encoder."""
   return {
+    # An id of the placeholder that small vocabularies have too.
+    "audio_token_id": min(151_690, text["vocab_size"] - 1),
     "model_type": "step_audio_2",
     "text_config": {
       "max_position_embeddings": 4096,

@@ -55,8 +55,10 @@ class Listener:
 
   @property
   def convention(self) -> str:
-    qwen2 = self.model.family == released.QWEN2_AUDIO
-    return "qwen2-audio" if qwen2 else "hf"
+    """How audio tokens are counted; see `features.token_count`."""
+    if self.model.family == released.QWEN2_AUDIO:
+      return "qwen2-audio"
+    return "hf" if self.model.encoder.tail else "vllm"
 
   @property
   def piece(self) -> int:
@@ -129,7 +131,7 @@ def load(workdir, stage: str = "") -> Listener:
   )
 
 
-def load_released(folder, *, dtype=None) -> Listener:
+def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   """Reads a checkpoint in Hugging Face's layout, or one of `convert import`.
 
   On several devices the weights are split over them by heads and hidden
@@ -138,6 +140,8 @@ def load_released(folder, *, dtype=None) -> Listener:
   Args:
     folder: with config.json, a tokenizer, and safetensors or `params`.
     dtype: of the weights; None keeps the file's.
+    vllm: count Step-Audio's audio tokens, and mask its encoder, as its server
+      does.
 
   Raises:
     ValueError: anything of it is missing or does not fit; one line or, for
@@ -145,6 +149,11 @@ def load_released(folder, *, dtype=None) -> Listener:
   """
   folder = pathlib.Path(folder)
   model = released.read(folder)
+  if vllm:
+    if model.family != released.STEP_AUDIO:
+      raise ValueError(f"{folder}: {model.family} is counted in one way alone")
+    encoder = dataclasses.replace(model.encoder, tail=0)
+    model = dataclasses.replace(model, encoder=encoder)
   vocab = model.decoder.vocab
   tokenizer = families.load(folder, model.family, vocab=vocab)
   mesh = None
@@ -170,15 +179,15 @@ def _parameters(folder, model, dtype, shardings) -> dict:
   """Of `convert import`'s folder, or of safetensors."""
   if not (folder / "params").is_dir():
     return convert.load(folder, model, dtype=dtype, shardings=shardings)
-  like = audio_lm.abstract(model, dtype or jnp.bfloat16)
-  if shardings:
-    like = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      like,
-      shardings,
-    )
-  elif dtype is None:
-    return checkpoint.restore(folder / "params")
+  if not shardings:
+    params = checkpoint.restore(folder / "params")
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+  like = checkpoint.shapes(folder / "params")
+  like = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=s),
+    like,
+    shardings,
+  )
   return checkpoint.restore(folder / "params", like)
 
 

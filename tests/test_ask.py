@@ -185,6 +185,10 @@ def test_what_is_said_is_shown_while_it_is_said():
   reader.end()
   for kind, want in zip(("reasoning", "answer"), reader.parts, strict=True):
     assert "".join(text for k, text in shown if k == kind) == want
+  # A model that opens the block itself, behind a line break.
+  own = ask.Reader(lambda kind, text: None)
+  own.add("\n<think>\nit barks</think>\na dog")
+  assert own.parts == ("it barks", "a dog")
   # A model that does not reason answers at once.
   plain = ask.Reader(lambda kind, text: None)
   plain.add("a dog barks")
@@ -237,7 +241,8 @@ def test_a_bad_clip_is_one_line(message, workdir, tmp_path, capsys):
     (QUESTION, ["--options=a,<think>"], "special token '<think>'"),
     (QUESTION, ["--options=a"], "--options: name two or more"),
     (QUESTION, ["--options=a,a"], "--options: name two or more"),
-    (QUESTION, ["--temperature=-1"], "--temperature: give 0 or more"),
+    (QUESTION, ["--temperature=-1"], "--temperature: -1.0: give 0 or more"),
+    (QUESTION, ["--system=x"], "--system: for a released checkpoint"),
     (QUESTION, ["--stage=mgrd_9_sft"], "no finished stage 'mgrd_9_sft'"),
   ],
 )
@@ -247,6 +252,14 @@ def test_a_bad_question_is_one_line(
   path = written(tmp_path, clip())
   assert ask.main([f"--workdir={workdir}", path, question, *flags]) == 1
   assert re.search(message.replace("|", r"\|"), only_error(capsys))
+
+
+def test_a_long_question_in_another_script_is_no_file_name(
+  workdir, tmp_path, capsys
+):
+  path = written(tmp_path, clip())
+  assert ask.main([f"--workdir={workdir}", path, "\u8fd9" * 700]) == 1
+  assert "the question is too long" in only_error(capsys)
 
 
 def test_a_forgotten_question_is_one_line(workdir, tmp_path, capsys):

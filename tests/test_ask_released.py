@@ -6,13 +6,15 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import answering, ask, convert, listener
 from mgrd_jax.audio import features
-from mgrd_jax.models import released
+from mgrd_jax.models import audio_lm, released
 from mgrd_jax.rewards import format as format_lib
+from mgrd_jax.types import Batch
 from tests.models import checkpoints
 from tests.test_ask import clip, only_error, written
 from tests.text import byte_pairs
@@ -82,7 +84,8 @@ def test_the_released_settings_are_the_defaults(heard):
 
 
 def rows(heard, seconds, **settings):
-  wave_W = np.zeros(int(seconds * features.RATE), np.float32)
+  rng = np.random.default_rng(0)
+  wave_W = rng.normal(0, 0.1, int(seconds * features.RATE)).astype(np.float32)
   pieces = answering.chunked(wave_W, heard.piece)
   return pieces, answering.prompt(heard, [pieces], QUESTION, **settings)
 
@@ -95,6 +98,31 @@ def test_a_long_clip_has_a_span_a_piece(heard):
     features.token_count(len(p), heard.convention) for p in pieces
   ]
   assert (row.tokens == heard.model.patch_id).sum() == sum(counts)
+
+
+def test_a_clip_has_the_tokens_that_the_published_code_counts(folder, heard):
+  # 130 frames: a length where the published code and its server differ.
+  _, row = rows(heard, 1.3)
+  qwen2 = heard.model.family == released.QWEN2_AUDIO
+  assert [count for _, count in row.spans] == [32 if qwen2 else 16]
+  if qwen2:
+    with pytest.raises(ValueError, match="counted in one way"):
+      listener.load_released(folder, vllm=True)
+    return
+  other = listener.load_released(folder, vllm=True)
+  assert [count for _, count in rows(other, 1.3)[1].spans] == [17]
+  pieces, row = rows(other, 1.3)
+  assert len(greedy(other, pieces, row, steps=2)[1]) == 2
+
+
+def test_options_stand_where_the_release_was_evaluated_with_them(heard):
+  _, row = rows(heard, 0.5, options=("a dog", "a cat"))
+  text = heard.tokenizer.decode(row.tokens)
+  assert "A. a dog\nB. a cat\n" in text
+  first = row.spans[0][0]
+  asked = len(heard.tokenizer.encode(text.split("A. a dog")[0]))
+  # Step-Audio reads the choices before it hears, Qwen2-Audio after.
+  assert (asked < first) == (heard.model.family == released.STEP_AUDIO)
 
 
 def test_what_does_not_fit_the_context_is_refused_with_both_lengths(heard):
@@ -114,28 +142,27 @@ def greedy(heard, pieces, row, steps=24, programs=None):
 
 def test_streamed_ids_are_those_of_the_whole_forward_pass(heard):
   """A cache that grows and a block of steps change nothing."""
-  from mgrd_jax.models import audio_lm
-
-  pieces, row = rows(heard, 1.0)
+  pieces, row = rows(heard, 1.3)
   old, answering.BLOCK = answering.BLOCK, 8
   try:
     one, ids = greedy(heard, pieces, row)
   finally:
     answering.BLOCK = old
   params = listener._parameters(heard_folder(heard), heard.model, None, None)
-  waves = answering._padded(one, pieces)
-  batch = answering._batch(one, row, waves)
-  hear = functools.partial(answering._hear, model=heard.model, own=False)
-  hear = jax.jit(hear)
-  enc_BAE = hear(params["encoder"], *waves[0])
-  tokens = np.zeros((1, len(row.tokens) + len(ids)), np.int32)
-  tokens[0, : len(row.tokens)] = row.tokens
-  tokens[0, len(row.tokens) :] = ids
-  index = np.full(tokens.shape, -1, np.int32)
-  index[:, : len(row.tokens)] = batch.audio_index_BT[:, : len(row.tokens)]
-  whole = type(batch)(
-    tokens, np.ones(tokens.shape, bool), tokens > 0, index, enc_BAE
+  # The clip alone, of its own length: padding is no part of it.
+  log_mel = features.log_mel_30s if heard.piece > 400_000 else features.log_mel
+  len_B = jnp.array([len(pieces[0])])
+  mel_BRM = log_mel(jnp.asarray(pieces[0])[None], len_B)
+  encode = functools.partial(audio_lm.encode, config=heard.model)
+  enc_BAE, _ = jax.jit(encode)(
+    params["encoder"], mel_BRM, features.encoder_input_len(len_B)
   )
+  tokens = np.array([[*row.tokens, *ids]], np.int32)
+  index = np.full(tokens.shape, -1, np.int32)
+  ((first, count),) = row.spans
+  index[0, first : first + count] = np.arange(count)
+  valid = np.ones(tokens.shape, bool)
+  whole = Batch(tokens, valid, valid, index, enc_BAE)
   logits_BTV = np.array(audio_lm.apply(params, whole, config=heard.model))
   logits_BTV[..., list(heard.banned)] = -np.inf
   at = len(row.tokens) - 1
@@ -180,12 +207,13 @@ def test_direct_closes_the_block_where_there_is_one(heard):
 @pytest.mark.parametrize(
   "flag, message",
   [
-    ("--top_p=0", "--top_p: give more than 0 and at most 1"),
-    ("--top_p=1.5", "--top_p: give more than 0 and at most 1"),
-    ("--repetition_penalty=0", "--repetition_penalty: give more than 0"),
-    ("--max_new=0", "--max_new: give 1 or more"),
-    ("--temperature=nan", "--temperature: give 0 or more"),
-    ("--temperature=1e-30", "--temperature: give 0"),
+    ("--top_p=0", "--top_p: 0.0: give more than 0 and at most 1"),
+    ("--top_p=1.5", "--top_p: 1.5: give more than 0 and at most 1"),
+    ("--repetition_penalty=0", "--repetition_penalty: 0.0: give 0.01 to 100"),
+    ("--max_new=0", "--max_new: 0: give 1 or more"),
+    ("--temperature=nan", "--temperature: nan: give 0 or more"),
+    ("--temperature=1e-30", "--temperature: 1e-30: give 0"),
+    ("--stage=01_cold_start", "--stage: for a run of our own"),
     ("--seed=-1", "--seed: give 0 to 4294967295"),
     ("--seed=99999999999", "--seed: give 0 to 4294967295"),
   ],

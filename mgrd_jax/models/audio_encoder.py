@@ -26,7 +26,8 @@ class EncoderConfig:
   `fixed` is Qwen2-Audio's rule: an input always has 2 * positions frames, and
   what lies beyond a clip is the silence that pads it, heard by the
   convolutions and hidden from attention.  Step-Audio's inputs end where the
-  clip ends.
+  clip ends; `tail` of their mel frames do not count as valid: two in the
+  published code, none in its server.
   """
 
   mels: int = 128
@@ -36,6 +37,7 @@ class EncoderConfig:
   ffn: int = 5120
   positions: int = 1500
   fixed: bool = False
+  tail: int = 2
 
 
 def sinusoids(positions: int, width: int) -> np.ndarray:
@@ -48,9 +50,9 @@ def sinusoids(positions: int, width: int) -> np.ndarray:
 
 
 def _own_frames(config: EncoderConfig, frames: int, mel_len_B):
-  """Mel frames that a clip itself has: two more than count as valid."""
+  """Mel frames that a clip itself has: some more than count as valid."""
   if not config.fixed:
-    return mel_len_B + 2
+    return mel_len_B + config.tail
   if frames != 2 * config.positions:
     raise ValueError(
       f"this encoder hears {2 * config.positions} mel frames, not {frames}; "

@@ -282,7 +282,9 @@ def index_of(files: dict[str, list[Tensor]]) -> str:
 def copy_rest(
   source: pathlib.Path, target: pathlib.Path, *, index: bool = False
 ) -> None:
-  """Copies what is not weights: config, tokenizer, code; config.json last.
+  """Copies what is not weights: config, tokenizer, code, folders.
+
+  config.json comes last, so that a folder cut short looks like none.
 
   The index is left out unless it is asked for.
   """
@@ -293,6 +295,9 @@ def copy_rest(
     and path.suffix not in _WEIGHTS
     and (index or path.name != INDEX)
   ]
+  # A release may have folders too, such as its vocoder's.
+  for path in sorted(p for p in source.iterdir() if p.is_dir()):
+    shutil.copytree(path, target / path.name, dirs_exist_ok=True)
   for path in sorted(files, key=lambda p: (p.name == "config.json", p.name)):
     shutil.copyfile(path, target / path.name)
 

@@ -69,7 +69,7 @@ def picker(
     top_p: 1 keeps everything.
     top_k: 0 keeps everything.
     repetition_penalty: 1 is none.
-    ban_V: added to the logits before anything else.
+    ban_V: negative for ids that are never said.
   """
 
   def pick(state, key_B):
@@ -83,7 +83,8 @@ def picker(
       all_BV = seen_BV.at[at_B1, token_BT].set(True, mode="drop")
       logits_BV = penalise(logits_BV, all_BV, repetition_penalty)
     if ban_V is not None:
-      logits_BV = logits_BV + ban_V
+      # Not a large number: a temperature could make it a small one.
+      logits_BV = jnp.where(ban_V < 0, -jnp.inf, logits_BV)
     if temperature:
       logits_BV = logits_BV / temperature
       if top_k:

@@ -8,6 +8,7 @@ refused before it is heard as noise.
 """
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -228,6 +229,34 @@ class Released:
   sampling: Sampling
 
 
+def within(drawn: Sampling, where: str = "") -> Sampling:
+  """`drawn`, if every setting of it is one that can be drawn with.
+
+  Raises:
+    ValueError: one is not; its name stands behind `where`.
+  """
+  least = {"temperature": 0, "top_k": 0, "max_new": 1}
+  for name, low in least.items():
+    value = getattr(drawn, name)
+    if not (math.isfinite(value) and value >= low):
+      raise ValueError(f"{where}{name}: {value!r}: give {low} or more")
+  if 0 < drawn.temperature < 1e-3:
+    raise ValueError(
+      f"{where}temperature: {drawn.temperature!r}: give 0 (the likeliest), or "
+      "0.001 or more"
+    )
+  if not 0 < drawn.top_p <= 1:
+    raise ValueError(
+      f"{where}top_p: {drawn.top_p!r}: give more than 0 and at most 1"
+    )
+  penalty = drawn.repetition_penalty
+  if not 0.01 <= penalty <= 100:
+    raise ValueError(
+      f"{where}repetition_penalty: {penalty!r}: give 0.01 to 100; 1 is none"
+    )
+  return drawn
+
+
 # As the publishers' own examples ask.  Qwen2-Audio's settings stand in its
 # generation_config.json, which `sampling` reads; without it, none is known.
 RELEASED = {
@@ -266,7 +295,9 @@ def sampling(default: Sampling, folder=None) -> Sampling:
     settings["repetition_penalty"] = float(given["repetition_penalty"])
   if "max_new_tokens" in given:
     settings["max_new"] = given["max_new_tokens"]
-  return Sampling(**settings)
+  return within(
+    Sampling(**settings), f"{folder}/generation_config.json: "
+  )
 
 
 _GENERATION = {

@@ -31,6 +31,20 @@ def save(path, tree) -> None:
     checkpointer.save(path, tree)
 
 
+def shapes(path):
+  """The tree that `save` wrote, as ShapeDtypeStructs; nothing is loaded.
+
+  Raises:
+    CheckpointError: there is none.
+  """
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise CheckpointError(f"{path}: no checkpoint here")
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.metadata(path).item_metadata.tree
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
 def restore(path, like=None):
   """Reads a pytree.
 
