@@ -8,7 +8,6 @@ is Whisper's: the same on a clip that zeros pad to 30 s.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -105,40 +104,30 @@ def mel_filters() -> np.ndarray:
   return librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=MELS)
 
 
-def _log_power(wave_BW, frames: int):
-  """log10 of the mel power [B, R, M] of `frames` frames, the first at 0."""
-  step = math.gcd(N_FFT, HOP)
+def _log_power(wave_W, frames: int):
+  """log10 of the mel power [R, M] of `frames` frames, the first at 0."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-
-  def one(wave_W):
-    # A frame is five blocks of 80 samples, the next one begins two later.
-    count = (frames * HOP + N_FFT) // step
-    blocks = wave_W[: count * step].reshape(count, step)
-    last = (frames - 1) * HOP // step + 1
-    stride = HOP // step
-    parts = [blocks[at : at + last : stride] for at in range(N_FFT // step)]
-    frame_RW = jnp.concatenate(parts, axis=1) * window.astype(np.float32)
-    spectrum = jnp.fft.rfft(frame_RW)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel_RM = jnp.einsum(
-      "RW,MW->RM", power, mel_filters(), precision=jax.lax.Precision.HIGHEST
-    )
-    return jnp.log10(jnp.maximum(mel_RM, 1e-10))
-
-  # Two clips at a time stay in a core's cache; all at once do not.
-  return jax.lax.map(one, wave_BW, batch_size=2)
-
-
-def _normalise(log_BRM, keep_BR1=True):
-  top_B11 = jnp.max(
-    jnp.where(keep_BR1, log_BRM, -jnp.inf), axis=(1, 2), keepdims=True
+  # A frame is two and a half hops.
+  hops = wave_W[: (frames + 2) * HOP].reshape(frames + 2, HOP)
+  parts = hops[:-2], hops[1:-1], hops[2:, : N_FFT - 2 * HOP]
+  frame_RW = jnp.concatenate(parts, axis=1) * window.astype(np.float32)
+  spectrum = jnp.fft.rfft(frame_RW)
+  power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+  mel_RM = jnp.einsum(
+    "RW,MW->RM", power, mel_filters(), precision=jax.lax.Precision.HIGHEST
   )
-  return (jnp.maximum(log_BRM, top_B11 - 8.0) + 4.0) / 4.0
+  return jnp.log10(jnp.maximum(mel_RM, 1e-10))
 
 
-def _masked(wave_BW, len_B):
-  keep_BW = jnp.arange(wave_BW.shape[1]) < len_B[:, None]
-  return jnp.where(keep_BW, wave_BW, 0.0).astype(jnp.float32)
+def _by_two(one, wave_BW, len_B):
+  """`one` over clips; two at a time stay in a core's cache, all do not."""
+
+  def masked(clip):
+    wave_W, samples = clip
+    keep_W = jnp.arange(wave_W.shape[0]) < samples
+    return one(jnp.where(keep_W, wave_W, 0.0).astype(jnp.float32), samples)
+
+  return jax.lax.map(masked, (wave_BW, len_B), batch_size=2)
 
 
 def log_mel(
@@ -155,14 +144,18 @@ def log_mel(
     mel_frames(len) are 0.0, the value the reference pads with.
   """
   frames = mel_frames(wave_BW.shape[1])
-  wave_BW = _masked(wave_BW, len_B)
-  # The appended zeros are longer than half a window, so the reflection on
-  # the right mirrors zeros: plain zero padding is the same.
-  wave_BW = jnp.pad(wave_BW, ((0, 0), (0, TAIL + N_FFT)))
-  left_BW = wave_BW[:, 1 : N_FFT // 2 + 1][:, ::-1]
-  log_BRM = _log_power(jnp.concatenate([left_BW, wave_BW], axis=1), frames)
-  keep_BR1 = (jnp.arange(frames) < mel_frames(len_B)[:, None])[..., None]
-  return jnp.where(keep_BR1, _normalise(log_BRM, keep_BR1), 0.0)
+
+  def one(wave_W, samples):
+    # The appended zeros are longer than half a window, so the reflection on
+    # the right mirrors zeros: plain zero padding is the same.
+    wave_W = jnp.pad(wave_W, (0, TAIL + N_FFT))
+    left_W = wave_W[1 : N_FFT // 2 + 1][::-1]
+    log_RM = _log_power(jnp.concatenate([left_W, wave_W]), frames)
+    keep_R1 = (jnp.arange(frames) < mel_frames(samples))[:, None]
+    top = jnp.max(jnp.where(keep_R1, log_RM, -jnp.inf))
+    return jnp.where(keep_R1, (jnp.maximum(log_RM, top - 8) + 4) / 4, 0.0)
+
+  return _by_two(one, wave_BW, len_B)
 
 
 def log_mel_30s(
@@ -182,6 +175,11 @@ def log_mel_30s(
       f"a clip of {wave_BW.shape[1]} samples is over 30 s; split it with "
       "features.chunks"
     )
-  wave_BW = jnp.pad(_masked(wave_BW, len_B), ((0, 0), (0, spare)))
-  wave_BW = jnp.pad(wave_BW, ((0, 0), (N_FFT // 2,) * 2), mode="reflect")
-  return _normalise(_log_power(wave_BW, WINDOW // HOP))
+
+  def one(wave_W, _):
+    wave_W = jnp.pad(wave_W, (0, spare))
+    wave_W = jnp.pad(wave_W, N_FFT // 2, mode="reflect")
+    log_RM = _log_power(wave_W, WINDOW // HOP)
+    return (jnp.maximum(log_RM, log_RM.max() - 8) + 4) / 4
+
+  return _by_two(one, wave_BW, len_B)
