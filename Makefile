@@ -48,7 +48,7 @@ test: venv  ## the tests that need no accelerator
 	JAX_PLATFORMS=cpu $(PY) -m pytest tests \
 	  -m "not slow and not gpu and not tpu" \
 	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q --ignore=tests/parity \
-	  -n 2 --dist loadfile
+	  -n 2 --dist loadgroup --no-loadscope-reorder
 
 parity: .venv/.parity  ## our models beside transformers' and torch's own classes
 	JAX_PLATFORMS=cpu $(PY) -m pytest tests/parity -m parity -q

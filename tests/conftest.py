@@ -68,6 +68,21 @@ class Recipe:
     ]
 
 
+def pytest_collection_modifyitems(items):
+  """Two workers: a file stays on one; what looks at the recipe comes first.
+
+  All of that is one group, so that the recipe is run once and not last.
+  """
+  for item in items:
+    group = "recipe" if _whole(item) else str(item.path)
+    item.add_marker(pytest.mark.xdist_group(group))
+  items.sort(key=lambda item: not _whole(item))
+
+
+def _whole(item) -> bool:
+  return "recipe" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Recipe:
   """Runs the whole recipe, once for all tests that look at it."""
