@@ -3,7 +3,9 @@
     REF.npz --spans of placeholders--> clips, rows
     clips --log-mel--> mel_k --encoder--> feat_lens --decoder--> logits
 
-Each arrow's result that the file holds is compared.  The arrays:
+Each arrow's result that the file holds is compared.  A reference must have
+heard each clip alone: in a padded batch of the published class, padding leaks
+into the last embedding of a shorter clip.  The arrays:
 
     input_ids       [B, T]      ids, audio placeholders expanded
     attention_mask  [B, T]      1 where a token is, padded on either side
