@@ -49,8 +49,8 @@ class Config:
   patch_id: int | None = None
 
 
-# What the published files say, as far as it is a size (system of the paper's
-# Table of checkpoints); read for shapes only, never in place of a file.
+# What the published files say, as far as it is a size; read for shapes where
+# no checkpoint is at hand, never in place of its file.
 _ENCODER = dict(
   n_mels=128,
   n_audio_ctx=1500,

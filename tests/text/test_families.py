@@ -58,7 +58,13 @@ def test_ids_that_are_only_inferred_may_be_others(tmp_path):
 
 def test_speech_tokens_may_be_missing_but_not_moved(tmp_path):
   gone = {"<tts_start>": None, "<audio_0>": None}
-  families.load(folder_of(tmp_path, "step-audio", **gone), "step-audio")
+  folder = folder_of(tmp_path, "step-audio", **gone)
+  found = families.load(folder, "step-audio")
+  assert found.raw.token_to_id("<tts_start>") is None
+  assert found.id("<audio_patch>") == 151690
+  moved = {"<tts_start>": 120_003}
+  with pytest.raises(ValueError, match="'<tts_start>' has id 120003"):
+    families.load(folder_of(tmp_path, "step-audio", **moved), "step-audio")
 
 
 def test_a_tokenizer_without_special_tokens_is_one_line(tmp_path):
