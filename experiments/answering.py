@@ -85,8 +85,9 @@ def prompt(
   """
   if not question.strip():
     raise ValueError("the question is empty; ask something of the clip")
+  convention = audio_lm.convention(listener.model)
   counts = [
-    [features.token_count(len(p), listener.convention) for p in pieces]
+    [features.token_count(len(p), convention) for p in pieces]
     for pieces in clips
   ]
   if listener.own:
@@ -138,14 +139,12 @@ def _up(n: int, multiple: int) -> int:
 
 def _hear(encoder_params, wave_BW, len_B, *, model, own):
   """Waves -> the encoder's states, as training read them."""
-  fixed = model.encoder.fixed
-  log_mel = features.log_mel_30s if fixed else features.log_mel
-  mel_BRM = log_mel(wave_BW, len_B)
+  mel_BRM = audio_lm.log_mel(wave_BW, len_B, config=model)
   if own:
     # Training keeps its log-mels in half precision.
     mel_BRM = mel_BRM.astype(jnp.float16).astype(jnp.float32)
   # The server's convention counts the two frames of the tail as valid.
-  tail = 0 if fixed else 2 - model.encoder.tail
+  tail = 0 if model.encoder.fixed else 2 - model.encoder.tail
   mel_len_B = features.encoder_input_len(len_B) + tail
   return audio_lm.encode(encoder_params, mel_BRM, mel_len_B, config=model)[0]
 
@@ -308,8 +307,7 @@ def _batch(listener: Listener, row: chat.Row, waves):
   model = listener.model
   encoder = model.encoder
   samples = waves[0][0].shape[1]
-  mel = 2 * encoder.positions if encoder.fixed else features.mel_frames(samples)
-  frames = features.pooled_frames(mel)
+  frames = audio_lm.enc_frames(samples, config=model)
   clips = len(row.spans)
   shape = transforms.Shape(
     time=_up(len(row.tokens), 64),

@@ -9,7 +9,6 @@ COMMAND: python -m experiments.ask --workdir=out/tiny clip.wav \\
            "What does the speaker feel?"
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -19,7 +18,7 @@ import time
 
 import jax.numpy as jnp
 
-from experiments import answering, listener
+from experiments import answering, command, listener
 from mgrd_jax.audio import measure
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
@@ -188,18 +187,8 @@ def load(args) -> listener.Listener:
   return dataclasses.replace(found, sampling=drawn, opening=opening)
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
-    prog="ask",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+def _parser() -> command.Parser:
+  parser = command.Parser(prog="ask", description=__doc__)
   add = parser.add_argument
   add("clips", nargs="+", help="WAV, FLAC, OGG or MP3 files")
   add("question", help="in quotation marks")

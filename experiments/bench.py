@@ -7,7 +7,6 @@ count (compilation, page cache).  Medians; a ratio is ours / the other's, its
 spread the extremes of the turns.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -20,7 +19,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import bench_decode, bench_features, bench_load
+from experiments import bench_decode, bench_features, bench_load, command
 
 # name -> function of `quick` that gives the rows of its table.
 SUITES: dict[str, Callable[[bool], Iterator[dict]]] = {
@@ -76,18 +75,8 @@ def show(rows: list[dict]) -> None:
   console.print(table)
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
-    prog="bench",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+def _parser() -> command.Parser:
+  parser = command.Parser(prog="bench", description=__doc__)
   about = "; ".join(f"{name}: {run.__doc__}" for name, run in SUITES.items())
   parser.add_argument("suite", choices=SUITES, help=about)
   parser.add_argument("--json", metavar="FILE", help="write the rows here too")

@@ -27,6 +27,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from experiments import command
 from experiments import precision as precision_lib
 from experiments import verify as verify_lib
 from mgrd_jax import sharding
@@ -183,11 +184,6 @@ def _on_host(make):
     return make()
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
-
-
 COMMANDS = {
   "check": check,
   "import": import_,
@@ -198,16 +194,12 @@ COMMANDS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
-    prog="convert",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+def _parser() -> command.Parser:
+  parser = command.Parser(prog="convert", description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   subs = {}
   for name, run in COMMANDS.items():
-    sub = commands.add_parser(name, help=run.__doc__, allow_abbrev=False)
+    sub = commands.add_parser(name, help=run.__doc__)
     sub.set_defaults(run=run)
     subs[name] = sub
     if name != "export":

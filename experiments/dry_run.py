@@ -177,7 +177,7 @@ def asked(context, config) -> list[schema.Example]:
   """What a stage samples answers to, in its order."""
   if "questions" not in config:
     return context.split("test")
-  ask = rlvr.questions if "modality" in config else mgrd.questions
+  ask = rlvr.questions if "ppo" in config else mgrd.questions
   return ask(context, config)
 
 
@@ -196,7 +196,7 @@ def work(config, context) -> list[Work]:
     drawn = config.get("select_samples", config.samples)
     found.append(Work("questions sampled", len(examples), long, drawn))
     if "ppo" in config:
-      rows = config.prompts * config.samples
+      rows = sum(config.prompts.values()) * config.samples
       found.append(Work("rollouts", rows, long, config.steps, True))
   if "audio_rows" in config:
     train = context.split("train")
@@ -312,7 +312,7 @@ def _recognition(context, config) -> Iterator[str]:
 def _prompts(context, config) -> Iterator[str]:
   """The first batch of prompts: of the pool, of the selection or the test."""
   # Only the distillation of MGRD asks with the hint that elicits.
-  hint = "questions" in config and "modality" not in config
+  hint = "questions" in config and "ppo" not in config
   for e in asked(context, config)[: config.rows]:
     item = assembly.prompt_item(context, e, hint=hint)
     yield shown(context.tokenizer, item.row)

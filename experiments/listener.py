@@ -54,13 +54,6 @@ class Listener:
     return self.context is None
 
   @property
-  def convention(self) -> str:
-    """How audio tokens are counted; see `features.token_count`."""
-    if self.model.family == released.QWEN2_AUDIO:
-      return "qwen2-audio"
-    return "hf" if self.model.encoder.tail else "vllm"
-
-  @property
   def piece(self) -> int:
     """Samples that are heard at once."""
     return features.WINDOW if self.model.encoder.fixed else features.CHUNK

@@ -87,22 +87,22 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
   The texts are kept in `workdir/sampled.jsonl`; `config.sampled` names such
   a file of another run to filter instead of sampling anew.
   """
-  pool = questions(context, config)
+  asked = questions(context, config)
   path = pathlib.Path(config.sampled or workdir / "sampled.jsonl")
   if not path.exists():
     key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
-    groups = sample(context, params, pool, config=config, key=key, hint=True)
+    groups = sample(context, params, asked, config=config, key=key, hint=True)
     rows = [
       {"id": e.id, "responses": [[one.stopped, text] for one, text in group]}
-      for e, group in zip(pool, groups, strict=True)
+      for e, group in zip(asked, groups, strict=True)
     ]
     files.write_lines(path, rows)
   rows = files.read_lines(path)
-  if [r["id"] for r in rows] != [e.id for e in pool]:
+  if [r["id"] for r in rows] != [e.id for e in asked]:
     raise ValueError(f"{path}: holds the samples of other questions")
   rng = np.random.default_rng((config.seed, config.stage))
   groups = [row["responses"] for row in rows]
-  return list(responses(context, pool, groups, rng))
+  return list(responses(context, asked, groups, rng))
 
 
 def filtered(found, *, config, workdir, grounding: bool):
@@ -142,12 +142,17 @@ def _read_back(workdir) -> tuple[list, dict]:
   return kept, funnel
 
 
-def questions(context, config) -> list:
-  """The pool: built-in questions set aside for it, and the user's own."""
+def pool(context, seed: int, count: int) -> list:
+  """The user's own audio questions, and `count` of those set aside."""
   own = [e for e in context.split("train") if e.meta.get("own") and e.audio]
-  pool = [e for e in context.split("pool") if e.audio]
-  order = np.random.default_rng(config.seed).permutation(len(pool))
-  return own + [pool[i] for i in order[: config.questions]]
+  built_in = [e for e in context.split("pool") if e.audio]
+  order = np.random.default_rng(seed).permutation(len(built_in))
+  return own + [built_in[i] for i in order[:count]]
+
+
+def questions(context, config) -> list:
+  """What the round samples chains for, in order."""
+  return pool(context, config.seed, config.questions)
 
 
 def run(config, workdir, context=None) -> dict:

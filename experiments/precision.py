@@ -30,11 +30,9 @@ def chirp(seconds: float = 4.0) -> np.ndarray:
 
 
 def _logits(params, wave_BW, len_B, batch, *, config):
-  fixed = config.encoder.fixed
-  log_mel = features.log_mel_30s if fixed else features.log_mel
   enc_BAE, _ = audio_lm.encode(
     params["encoder"],
-    log_mel(wave_BW, len_B),
+    audio_lm.log_mel(wave_BW, len_B, config=config),
     features.encoder_input_len(len_B),
     config=config,
   )
@@ -43,8 +41,7 @@ def _logits(params, wave_BW, len_B, batch, *, config):
 
 def _probe(config: audio_lm.Config, wave_W) -> chat.Row:
   """Drawn text around the clip; no tokenizer is needed."""
-  fixed = config.encoder.fixed
-  count = features.token_count(len(wave_W), "qwen2-audio" if fixed else "hf")
+  count = features.token_count(len(wave_W), audio_lm.convention(config))
   if not count:
     raise ValueError("the clip is too short to be heard; give at least 0.1 s")
   most = min(config.decoder.vocab, config.patch_id)
@@ -68,10 +65,7 @@ def compare(folder, config: audio_lm.Config, wave_W) -> dict[str, float]:
     margin: the largest lead of a likeliest id in float32 that bfloat16 lost.
   """
   row = _probe(config, wave_W)
-  mel = features.mel_frames(len(wave_W))
-  frames = features.pooled_frames(
-    2 * config.encoder.positions if config.encoder.fixed else mel
-  )
+  frames = audio_lm.enc_frames(len(wave_W), config=config)
   stride = 1 if config.adapter.kind == "linear" else 2
   shape = transforms.Shape(
     len(row.tokens), 1, frames, config.encoder.width, stride

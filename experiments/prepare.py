@@ -26,6 +26,7 @@ import rich.progress
 import rich.table
 
 from configs import common
+from experiments import command
 from mgrd_jax.audio import io
 from mgrd_jax.data import labels as labelled
 from mgrd_jax.data import schema, sources, splits
@@ -228,11 +229,6 @@ def _write_once(out: pathlib.Path, examples, overwrite: bool) -> None:
   schema.write_manifest(out, examples)
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
-
-
 def _seconds(text: str) -> float:
   try:
     value = float(text)
@@ -243,17 +239,11 @@ def _seconds(text: str) -> float:
   return value
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
-    prog="prepare",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+def _parser() -> command.Parser:
+  parser = command.Parser(prog="prepare", description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   for run in (check, shard, labels):
-    sub = commands.add_parser(
-      run.__name__, help=run.__doc__, allow_abbrev=False
-    )
+    sub = commands.add_parser(run.__name__, help=run.__doc__)
     sub.set_defaults(run=run)
     if run is labels:
       _add_label_flags(sub)
@@ -271,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _add_label_flags(sub: argparse.ArgumentParser) -> None:
+def _add_label_flags(sub: command.Parser) -> None:
   sub.add_argument("--csv", required=True, help="a table with a header")
   sub.add_argument("--audio_column", required=True)
   sub.add_argument("--label_column", required=True)

@@ -9,13 +9,13 @@ with what each seed measured.  --readme writes both between the README's
 stderr and a non-zero exit.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from experiments import command
 from mgrd_jax.eval import measures, report
 from mgrd_jax.eval.measures import number, points
 
@@ -251,19 +251,9 @@ def write_readme(path: str, runs: Sequence[Mapping]) -> None:
   measures.write(path, changed.encode())
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (--help lists all)\n")
-
-
 def main(argv: list[str] | None = None) -> int:
   """Prints the results; returns the exit status."""
-  parser = _Parser(
-    prog="report",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.Parser(prog="report", description=__doc__)
   parser.add_argument("reports", nargs="+", help="report.json files")
   parser.add_argument("--readme", help="rewrite the results in this file")
   args = parser.parse_args(argv)

@@ -1,7 +1,10 @@
-"""PPO from verifiable rewards: on text, or on audio after an MGRD round.
+"""PPO from verifiable rewards: on text, or on audio and text after a round.
 
     pool x 8 --pass@8 in 3..6--> prompts;  prompts x 16 -> rewards -> PPO
     R_text = acc,  R_audio = 0.8 acc + 0.2 present   (paper, eq. 6 to 8)
+
+A batch holds `prompts.audio` and `prompts.text` questions, in the released
+model's 3 to 2 after a round, and is one update.
 
 COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \\
            --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
@@ -25,15 +28,41 @@ from mgrd_jax.train import checkpoint, metrics, optim, steps
 from mgrd_jax.types import Scored
 
 
+def modality(example) -> str:
+  """Which of the two rewards an answer to `example` is paid."""
+  return "audio" if example.audio else "text"
+
+
+def counted(examples) -> dict[str, int]:
+  """How many of `examples` are of each modality."""
+  names = [modality(e) for e in examples]
+  return {name: names.count(name) for name in ("audio", "text")}
+
+
 def questions(context, config) -> list:
-  """What the stage asks, in order: texts to reason on, or the audio pool."""
-  if config.modality == "audio":
-    return mgrd.questions(context, config)
+  """What the stage asks, in order: the audio pool, then texts to reason on."""
+  count = config.questions
+  asked = mgrd.pool(context, config.seed, count.audio) if count.audio else []
   told = [e for e in context.split("train") if not e.audio]
   told = [e for e in told if e.source in config.sources]
   rng = np.random.default_rng((config.seed, config.stage))
-  order = rng.permutation(len(told))[: config.questions]
-  return [told[i] for i in order]
+  return asked + [told[i] for i in rng.permutation(len(told))[: count.text]]
+
+
+def prompts(chosen, config) -> dict[str, int]:
+  """Prompts a step of each modality; {} where the stage has too few to train.
+
+  Its own modality is audio, or text where it asks for no audio.  Texts that
+  are too few for a share of their own leave it to audio.
+  """
+  counts = {name: n for name, n in config.prompts.items() if n}
+  own = min(counts)
+  few = [n for n in counts if counted(chosen)[n] < config.min_selected]
+  if own in few:
+    return {}
+  for name in few:
+    counts[own] += counts.pop(name)
+  return counts
 
 
 def selected(context, params, examples, *, config, workdir) -> list:
@@ -49,9 +78,9 @@ def selected(context, params, examples, *, config, workdir) -> list:
     probe = config.copy_and_resolve_references()
     probe.samples, probe.temperature = config.select_samples, 1.0
     hits = {}
-    groups: dict[bool, list] = {}
+    groups: dict[str, list] = {}
     for e in examples:
-      groups.setdefault(bool(e.audio), []).append(e)
+      groups.setdefault(modality(e), []).append(e)
     for group in groups.values():
       drawn = mgrd.sample(
         context, params, group, config=probe, key=key, hint=False
@@ -64,7 +93,7 @@ def selected(context, params, examples, *, config, workdir) -> list:
 
 
 class Sampler:
-  """Rolls out one modality's prompts in one shape, and scores them.
+  """Rolls out prompts of both modalities in one shape, and scores them.
 
   The shape is that of all questions, not of those `chosen`: another round
   chooses others, and needs no other programs.
@@ -72,25 +101,29 @@ class Sampler:
 
   def __init__(self, context, questions, chosen, config):
     self.context, self.examples, self.config = context, chosen, config
+    self.prompts = prompts(chosen, config)
     self.items = [assembly.prompt_item(context, e) for e in chosen]
     self.shape = transforms.shape_of(
       [assembly.prompt_item(context, e) for e in questions],
       width=context.model.encoder.width,
     )
 
-  def batch_for(self, step: int, count: int) -> list[int]:
-    """Indices of the step's prompts: epochs of a seeded shuffle."""
-    n = len(self.examples)
+  def batch_for(self, step: int) -> list[int]:
+    """Indices of the step's prompts: seeded epochs of each modality."""
     picked = []
-    for at in range(step * count, (step + 1) * count):
-      rng = np.random.default_rng((self.config.seed, at // n))
-      picked.append(int(rng.permutation(n)[at % n]))
+    for name, count in self.prompts.items():
+      own = [i for i, e in enumerate(self.examples) if modality(e) == name]
+      for at in range(step * count, (step + 1) * count):
+        epoch, place = divmod(at, len(own))
+        rng = np.random.default_rng((self.config.seed, epoch))
+        picked.append(own[rng.permutation(len(own))[place]])
     return picked
 
-  def rollout(self, params, step: int, count: int, key):
-    """(Scored, texts, parts) of `count` prompts x samples."""
+  def rollout(self, params, step: int, key):
+    """(Scored, texts, parts) of the step's prompts x samples."""
     c = self.config
-    at = self.batch_for(step, count)
+    at = self.batch_for(step)
+    count = len(at)
     items = [self.items[i] for i in at]
     generate = assembly.generator(
       self.context,
@@ -147,7 +180,13 @@ class Sampler:
 
 def _rollout_metrics(scored, parts) -> dict[str, float]:
   length = np.asarray(scored.rollout.response_len_B)
-  return {
+  audio_B = np.asarray(scored.audio_B)
+  by_modality = {
+    f"rollout/{name}/acc": float(parts["acc"][rows_B].mean())
+    for name, rows_B in (("audio", audio_B), ("text", ~audio_B))
+    if rows_B.any()
+  }
+  return by_modality | {
     "rollout/acc": float(parts["acc"].mean()),
     "rollout/reward": float(parts["reward"].mean()),
     "rollout/think_present": float(parts["present"].mean()),
@@ -225,9 +264,7 @@ def _train(context, params, sampler, *, config, workdir):
   key = jax.random.key(config.seed + 31 * config.stage)
   with assembly.bar(workdir.name) as update:
     for step in range(start, config.steps):
-      scored, _, parts = sampler.rollout(
-        state[0].params, step, config.prompts, key
-      )
+      scored, _, parts = sampler.rollout(state[0].params, step, key)
       measured = _rollout_metrics(scored, parts)
       if step == 0:
         # The critic starts at the first batch's mean reward (rl.md 6.5).
@@ -260,16 +297,20 @@ def run(config, workdir, context=None) -> dict:
   examples = questions(context, config)
   # Selection by pass@8.
   chosen = selected(context, params, examples, config=config, workdir=workdir)
-  result = {"questions": len(examples), "selected": len(chosen), "steps": 0}
-  if len(chosen) < config.min_selected:
-    print(
-      f"{workdir.name}: {len(chosen)} of {len(examples)} questions are of "
-      f"medium difficulty, under {config.min_selected}: no PPO step is taken"
-    )
+  asked, found = counted(examples), counted(chosen)
+  result = {"questions": asked, "selected": found, "steps": 0}
+  sampler = Sampler(context, examples, chosen, config)
+  for name, count in config.prompts.items():
+    if count and name not in sampler.prompts:
+      print(
+        f"{workdir.name}: {found[name]} of {asked[name]} {name} questions are "
+        f"of medium difficulty, under {config.min_selected}: no PPO step is "
+        f"taken{' on them' if sampler.prompts else ''}"
+      )
+  if not sampler.prompts:
     trained = {k: v for k, v in params.items() if k != "encoder"}
   else:
     # Loop.
-    sampler = Sampler(context, examples, chosen, config)
     trained = _train(context, params, sampler, config=config, workdir=workdir)
     result["steps"] = config.steps
   saved = {**trained, "encoder": params["encoder"]}

@@ -182,9 +182,8 @@ def _waves(path, arrays) -> list[np.ndarray]:
 
 def _count(path, k: int, wave, config) -> int:
   """Placeholders of a clip, by the family's rule."""
-  rule = "qwen2-audio" if config.encoder.fixed else "hf"
   try:
-    count = features.token_count(len(wave), rule)
+    count = features.token_count(len(wave), audio_lm.convention(config))
   except ValueError as error:
     raise ValueError(f"{path}: wave_{k}: {error}") from error
   if count < 1:
@@ -267,15 +266,16 @@ def _hear(params, config, ref):
   wave_BW = np.zeros((len(len_B), len_B.max()), np.float32)
   for k, wave in enumerate(ref.waves):
     wave_BW[k, : len(wave)] = wave
-  fixed = config.encoder.fixed
-  front = features.log_mel_30s if fixed else features.log_mel
-  mel_BRM = jax.jit(front)(wave_BW, len_B)
+  log_mel = jax.jit(functools.partial(audio_lm.log_mel, config=config))
+  mel_BRM = log_mel(wave_BW, len_B)
   mel_len_B = features.encoder_input_len(len_B)
   encode = jax.jit(functools.partial(audio_lm.encode, config=config))
   enc_BAE, enc_len_B = encode(params["encoder"], mel_BRM, mel_len_B)
   found = []
   for k, mel in ref.mels.items():
-    frames = mel_BRM.shape[1] if fixed else features.mel_frames(len_B[k])
+    frames = features.mel_frames(len_B[k])
+    if config.encoder.fixed:
+      frames = mel_BRM.shape[1]
     found.append(_mel_difference(ref, k, np.asarray(mel_BRM[k, :frames]), mel))
   if ref.feat_lens is not None:
     ours = {

@@ -104,7 +104,10 @@ def test_an_argument_moves_the_fields_that_it_names():
   assert pipeline("tiny,gamma=0.995").last.gamma == 0.995
   assert pipeline("tiny,format_reward=0").last.format_reward == 0.0
   assert pipeline("smoke,rounds=1").rounds == 1
-  assert module("rlvr").get_config("tiny,modality=text").modality == "text"
+  told = module("rlvr").get_config("tiny,modality=text")
+  assert told.prompts.to_dict() == {"audio": 0, "text": 8}
+  mixed = module("rlvr").get_config("tiny").prompts
+  assert 2 * mixed.audio == 3 * mixed.text > 0
   assert module("rlvr").get_config("gamma=0.9").ppo.gamma == 0.9
 
 

@@ -56,14 +56,19 @@ def test_mgrd_asks_the_pool_and_ones_own_but_never_the_test():
 @pytest.mark.parametrize("block", ["text_rlvr", "audio_rlvr"])
 def test_rl_asks_no_question_of_the_test(tmp_path, block):
   """An earlier selection holds the hits of these and of no others."""
-  asked = ["train-told"]
+  asked, audio = ["train-told"], 0
   if block == "audio_rlvr":
-    asked = [e.id for e in world.of_split("pool") if e.audio] + ["train-own"]
+    heard = [e.id for e in world.of_split("pool") if e.audio] + ["train-own"]
+    asked, audio = asked + heard, len(heard)
   context = world.context()
   files.write_json(tmp_path / "hits.json", dict.fromkeys(asked, 8))
   init = world.finished(tmp_path / "init", context)
   found = rlvr.run(world.stage(block, init), tmp_path, context)
-  assert found == {"questions": len(asked), "selected": 0, "steps": 0}
+  assert found == {
+    "questions": {"audio": audio, "text": 1},
+    "selected": {"audio": 0, "text": 0},
+    "steps": 0,
+  }
 
 
 def test_the_tokenizer_knows_no_word_of_the_test():

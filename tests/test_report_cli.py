@@ -58,7 +58,11 @@ def test_a_last_stage_without_a_step_keeps_nothing():
   run = test_report.fake()
   (kept,) = [g for g in cli.GOALS if g.effect == cli.PPO and "lost" in g.what]
   assert kept.measure(run) is not None
-  run["stages"][-1]["ppo"] = {"questions": 9, "selected": 1, "steps": 0}
+  run["stages"][-1]["ppo"] = {
+    "questions": {"audio": 9, "text": 0},
+    "selected": {"audio": 1, "text": 0},
+    "steps": 0,
+  }
   assert kept.measure(run) is None
 
 

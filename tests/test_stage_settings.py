@@ -160,3 +160,44 @@ def test_the_controls_are_the_hint_alone_and_a_round_without_the_filter(
   written = json.loads((folder / "funnel.json").read_text())
   assert [written[n] for n in ("grounded", "kept")] == [1, 2]
   assert found["mgrd_without_grounding_filter"]["n"] == test
+
+
+def mixture(audio: int, text: int, **fields):
+  """(chosen questions of each modality, the config that asks them)."""
+  every = world.of_split("pool")
+  dances = [e for e in every if len(e.audio) == 1]
+  told = [e for e in every if not e.audio]
+  chosen = (dances * audio)[:audio] + (told * text)[:text]
+  return chosen, world.stage("audio_rlvr", min_selected=2, **fields)
+
+
+@pytest.mark.parametrize(
+  "audio, text, want",
+  [
+    (3, 5, {"audio": 3, "text": 2}),
+    (3, 1, {"audio": 5}),  # too few texts leave their share to audio
+    (1, 5, {}),  # and too little audio leaves nothing to learn from
+  ],
+)
+def test_a_step_of_a_round_asks_both_modalities(audio, text, want):
+  chosen, config = mixture(audio, text, prompts={"audio": 3, "text": 2})
+  assert rlvr.prompts(chosen, config) == want
+
+
+def test_text_rl_asks_no_audio():
+  chosen, _ = mixture(3, 2)
+  config = world.stage("text_rlvr", min_selected=2)
+  assert rlvr.prompts(chosen, config) == {"text": config.prompts.text}
+  assert rlvr.prompts(chosen[:3], config) == {}
+
+
+def test_each_modality_goes_through_its_questions_in_epochs():
+  chosen, config = mixture(4, 3, prompts={"audio": 3, "text": 2})
+  sampler = rlvr.Sampler(world.context(), chosen, chosen, config)
+  steps = [sampler.batch_for(step) for step in range(12)]
+  audio = [at for step in steps for at in step[:3]]
+  text = [at for step in steps for at in step[3:]]
+  for at in range(0, 36, 4):
+    assert sorted(audio[at : at + 4]) == [0, 1, 2, 3]
+  for at in range(0, 24, 3):
+    assert sorted(text[at : at + 3]) == [4, 5, 6]

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mgrd_jax.audio import features
 from mgrd_jax.models import adapter as adapter_lib
 from mgrd_jax.models import audio_encoder, released
 from mgrd_jax.models import decoder as decoder_lib
@@ -103,6 +104,26 @@ def abstract(config: Config, dtype=jnp.float32) -> dict:
 def init_value_head(width: int, bias: float = 0.0) -> dict:
   """Value head with zero weights and the given bias (rl.md 6.5)."""
   return {"value_D": jnp.zeros((width,)), "bias": jnp.float32(bias)}
+
+
+def convention(config: Config) -> str:
+  """How the model counts a clip's placeholders: `features.token_count`'s."""
+  if config.encoder.fixed:
+    return "qwen2-audio"
+  return "hf" if config.encoder.tail else "vllm"
+
+
+def enc_frames(samples: int, *, config: Config) -> int:
+  """Frames A of the states of clips that are padded to `samples`."""
+  if config.encoder.fixed:
+    return features.pooled_frames(2 * config.encoder.positions)
+  return features.pooled_frames(features.mel_frames(samples))
+
+
+def log_mel(wave_BW, len_B, *, config: Config):
+  """The front end that the encoder was trained on: mel_BRM."""
+  front = features.log_mel_30s if config.encoder.fixed else features.log_mel
+  return front(wave_BW, len_B)
 
 
 def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):

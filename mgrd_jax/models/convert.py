@@ -199,7 +199,8 @@ def save(params, config: audio_lm.Config, folder, *, like=None) -> None:
     if shards.SINGLE not in files:
       (part / shards.INDEX).write_text(shards.index_of(files))
     if like is not None:
-      shards.copy_rest(pathlib.Path(like), part, index=len(files) > 1)
+      sharded = shards.SINGLE not in files
+      shards.copy_rest(pathlib.Path(like), part, index=sharded)
     part.replace(folder)
   finally:
     shutil.rmtree(part, ignore_errors=True)

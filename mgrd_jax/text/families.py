@@ -229,15 +229,20 @@ class Released:
   sampling: Sampling
 
 
-def within(drawn: Sampling, where: str = "") -> Sampling:
+def within(
+  drawn: Sampling, where: str = "", *, max_new: str = "max_new"
+) -> Sampling:
   """`drawn`, if every setting of it is one that can be drawn with.
 
   Raises:
-    ValueError: one is not; its name stands behind `where`.
+    ValueError: one is not; its name stands behind `where`, that of `max_new`
+      as it is called there.
   """
-  least = {"temperature": 0, "top_k": 0, "max_new": 1}
-  for name, low in least.items():
-    value = getattr(drawn, name)
+  for name, value, low in (
+    ("temperature", drawn.temperature, 0),
+    ("top_k", drawn.top_k, 0),
+    (max_new, drawn.max_new, 1),
+  ):
     if not (math.isfinite(value) and value >= low):
       raise ValueError(f"{where}{name}: {value!r}: give {low} or more")
   if 0 < drawn.temperature < 1e-3:
@@ -295,9 +300,8 @@ def sampling(default: Sampling, folder=None) -> Sampling:
     settings["repetition_penalty"] = float(given["repetition_penalty"])
   if "max_new_tokens" in given:
     settings["max_new"] = given["max_new_tokens"]
-  return within(
-    Sampling(**settings), f"{folder}/generation_config.json: "
-  )
+  where = f"{folder}/generation_config.json: "
+  return within(Sampling(**settings), where, max_new="max_new_tokens")
 
 
 _GENERATION = {

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,12 @@ from mgrd_jax.models import audio_lm, convert, names, released, shards
 from tests.conftest import ROOT
 from tests.models import checkpoints
 
-LAYOUTS = {"single": (0, True), "indexed": (3, True), "numbered": (2, False)}
+LAYOUTS = {
+  "single": (0, True),
+  "one": (1, True),
+  "indexed": (3, True),
+  "numbered": (2, False),
+}
 # The letters of a tensor where one stands twice: output, input, kernel.
 TWICE = {"E E R": ("OIR", "RIO")}
 
@@ -135,6 +141,17 @@ def test_what_goes_in_comes_out_byte_for_byte(tmp_path, family, config, layout):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_folders_beside_the_weights_are_copied(tmp_path):
+  config = released.from_json(checkpoints.STEP)
+  folder = checkpoints.write(tmp_path / "in", checkpoints.STEP)
+  inner = pathlib.Path("token2wav", "speaker", "voice.bin")
+  (folder / inner).parent.mkdir(parents=True)
+  (folder / inner).write_bytes(b"\0voice")
+  params = convert.load(folder, config)
+  convert.save(params, config, tmp_path / "out", like=folder)
+  assert (tmp_path / "out" / inner).read_bytes() == b"\0voice"
+
+
 def test_float32_parameters_go_back_to_the_dtype_they_came_from(tmp_path):
   config = released.from_json(checkpoints.STEP)
   folder = checkpoints.write(tmp_path / "in", checkpoints.STEP)
@@ -195,8 +212,10 @@ def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
   shardings = sharding.shardings(mesh, audio_lm.abstract(config))
   folder = checkpoints.write(tmp_path / "in", checkpoints.FAMILIES[family])
   alone = convert.load(folder, config)
+  wide = convert.load(folder, config, dtype="float32", shardings=shardings)
   spread = convert.load(folder, config, shardings=shardings)
   assert_equal(alone, spread)
+  assert_equal(wide, convert.load(folder, config, dtype="float32"))
   for leaf, placed in zip(
     jax.tree.leaves(spread), jax.tree.leaves(shardings), strict=True
   ):

@@ -57,7 +57,8 @@ def context():
   ]
   enc = clips_lib.encode(clips, states, batch=1)
   config = rlvr_config.get_config("smoke")
-  config.samples = SAMPLES
+  config.samples, config.min_selected = SAMPLES, 1
+  config.prompts = {"audio": len(refs), "text": 0}
   return assembly.Context(
     config, None, tokenizer(), toys.CONFIG, examples, clips, enc, {}, []
   )
@@ -82,7 +83,7 @@ def heard(context):
     patch.setattr(assembly, "generator", generator)
     examples = context.examples
     sampler = rlvr.Sampler(context, examples, examples, context.config)
-    scored, *_ = sampler.rollout({}, 0, len(examples), jax.random.key(0))
+    scored, *_ = sampler.rollout({}, 0, jax.random.key(0))
   (batch,) = seen
   return batch, scored.rollout
 

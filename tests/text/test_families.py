@@ -196,6 +196,12 @@ def test_the_generation_config_says_how_to_sample(tmp_path, config, expected):
     ('{"top_k": 2.5}', "top_k: 2.5 is not a int"),
     ('{"do_sample": 1}', "do_sample: 1 is not a bool"),
     ('{"max_new_tokens": true}', "max_new_tokens: True is not a int"),
+    ('{"max_new_tokens": 0}', "max_new_tokens: 0: give 1 or more"),
+    ('{"do_sample": true, "temperature": -1}', "temperature: -1.0: give 0 or"),
+    ('{"do_sample": true, "temperature": 1e-6}', "temperature: 1e-06: give 0"),
+    ('{"do_sample": true, "top_p": 0.0}', "top_p: 0.0: give more than 0"),
+    ('{"do_sample": true, "top_k": -1}', "top_k: -1: give 0 or more"),
+    ('{"repetition_penalty": 0}', "repetition_penalty: 0.0: give 0.01 to 100"),
   ],
 )
 def test_a_broken_generation_config_is_named(tmp_path, text, wrong):
