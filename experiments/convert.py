@@ -19,7 +19,6 @@ import collections
 import json
 import math
 import pathlib
-import shutil
 import sys
 
 import jax
@@ -27,7 +26,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import command
+from experiments import command, files
 from experiments import precision as precision_lib
 from experiments import verify as verify_lib
 from mgrd_jax import sharding
@@ -86,16 +85,10 @@ def import_(args: argparse.Namespace) -> int:
     "dtype": ", ".join(kinds),
     "parameters": count,
   }
-  part = out.with_name(f".{out.name}.part")
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  try:
+  with files.new_folder(out) as part:
     checkpoint.save(part / "params", params)
     shards.copy_rest(pathlib.Path(args.checkpoint), part)
     (part / META).write_text(json.dumps(meta, indent=1) + "\n")
-    part.replace(out)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
   print(f"wrote {out}: {count:,} parameters, {meta['dtype']}")
   return 0
 

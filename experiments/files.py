@@ -1,7 +1,10 @@
-"""JSON on disk: written whole or not at all, and named when it is damaged."""
+"""Results on disk: written whole or not at all, and named when damaged."""
 
+import contextlib
 import json
 import pathlib
+import shutil
+from collections.abc import Iterator
 
 
 def write_json(path, value) -> None:
@@ -45,6 +48,20 @@ def read_lines(path, fix: str = REDO) -> list:
         f"{path} line {number}: damaged ({error}); {fix}"
       ) from None
   return rows
+
+
+@contextlib.contextmanager
+def new_folder(path) -> Iterator[pathlib.Path]:
+  """A folder to fill, which stands at `path` once all of it is there."""
+  path = pathlib.Path(path)
+  part = path.with_name(f".{path.name}.part")
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  try:
+    yield part
+    part.replace(path)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(path, text: str) -> None:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import pathlib
-import shutil
 import sys
 
 import rich.box
@@ -26,7 +25,7 @@ import rich.progress
 import rich.table
 
 from configs import common
-from experiments import command
+from experiments import command, files
 from mgrd_jax.audio import io
 from mgrd_jax.data import labels as labelled
 from mgrd_jax.data import schema, sources, splits
@@ -69,19 +68,13 @@ def shard(args: argparse.Namespace) -> int:
   if _is_done(out, receipt):
     print(f"{out}: already there, from the same manifest and clips")
     return 0
-  part = out.with_name(f".{out.name}.part")
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  try:
+  with files.new_folder(out) as part:
     examples, refusals = _write_shards(manifest, rows, part, args)
     _report(len(examples), refusals)
     if not examples:
       raise InputError(f"{manifest}: no usable rows, nothing written")
     schema.write_manifest(part / "manifest.jsonl", examples)
     (part / _RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
-    part.replace(out)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
   print(f"wrote {out / 'manifest.jsonl'}")
   return 0
 

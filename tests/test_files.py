@@ -61,3 +61,14 @@ def test_damaged_kept_chains_are_not_dropped_in_silence(kept, damage, message):
     mgrd._read_back(kept[0])
   assert str(error.value).startswith(f"{path}: ")
   assert f"remove {kept[0] / 'funnel.json'}" in str(error.value)
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path):
+  with files.new_folder(tmp_path / "a" / "out") as part:
+    (part / "x").write_text("1")
+    assert not (tmp_path / "a" / "out").exists()
+  assert [p.name for p in (tmp_path / "a").iterdir()] == ["out"]
+  with pytest.raises(OSError), files.new_folder(tmp_path / "b") as part:
+    (part / "x").write_text("1")
+    raise OSError("no room")
+  assert [p.name for p in tmp_path.iterdir()] == ["a"]
