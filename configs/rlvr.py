@@ -23,7 +23,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 2 if text else 4
   config.sources = ("describe", "sums", "logic")
   config.format_reward = choice["format_reward"]
-  config.steps = 2 if smoke else 8
+  config.steps = 2 if smoke else 12
   config.save_every = 1 if smoke else 4
   # Audio to text as in the released model's RL (3,000 to 2,000).
   asked, prompts = dict(audio=360, text=120), dict(audio=6, text=4)

@@ -24,7 +24,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 12  # part of the cache key; a change of this file's output adds one
+FORMAT = 13  # part of the cache key; a change of this file's output adds one
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 
@@ -170,12 +170,6 @@ class _Writer:
 def _label_question(rng, out: _Writer, clip: Clip, ref: str, world) -> None:
   family = lexicon.FAMILIES[clip.kind]
   label = world.label(family, clip.facts)
-  conflict = bool(clip.suggests) and clip.suggests != label
-  options = text_tasks.choose(rng, label, family.labels, 4)
-  if conflict and clip.suggests not in options:
-    # The words' own label is always on offer: the tempting wrong answer.
-    at = _pick(rng, [i for i, o in enumerate(options) if o != label])
-    options = options[:at] + (clip.suggests,) + options[at + 1 :]
   out.add(
     clip,
     [ref],
@@ -183,9 +177,9 @@ def _label_question(rng, out: _Writer, clip: Clip, ref: str, world) -> None:
     family.question,
     label,
     answer_type="choice",
-    options=options,
+    options=text_tasks.shuffled(rng, family.labels),
     meta={
-      "conflict": conflict,
+      "conflict": bool(clip.suggests) and clip.suggests != label,
       "suggests": clip.suggests,
       "heldout": world.is_heldout(family, clip.facts),
     },
@@ -203,9 +197,7 @@ def _attribute_question(rng, out: _Writer, clip: Clip, ref: str) -> None:
     lexicon.ATTRIBUTE[name],
     clip.facts[name],
     answer_type="choice",
-    options=text_tasks.choose(
-      rng, clip.facts[name], family.attributes[name][0], 2
-    ),
+    options=text_tasks.shuffled(rng, family.attributes[name][0]),
     meta={"attribute": name},
   )
 

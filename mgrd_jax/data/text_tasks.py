@@ -22,11 +22,8 @@ _DESCRIBED = ("describe", "rule", "order", "compared")
 _QUOTED = ("sums", "logic")
 
 
-def choose(rng, gold: str, others, count: int) -> tuple[str, ...]:
-  """`count` options in random order: the gold one and some others."""
-  rest = [o for o in dict.fromkeys(others) if o != gold]
-  picked = [rest[i] for i in rng.permutation(len(rest))[: count - 1]]
-  options = [gold, *picked]
+def shuffled(rng, options) -> tuple[str, ...]:
+  """All that may be answered, in random order."""
   return tuple(options[i] for i in rng.permutation(len(options)))
 
 
@@ -89,7 +86,7 @@ def _words(rng, world) -> Example:
   return Example(
     id="",
     question=f"{family.surrogate}: {said}. {family.question}",
-    options=choose(rng, label, family.labels, 4),
+    options=shuffled(rng, family.labels),
     answer=label,
     answer_type="choice",
     reasoning=f"{family.surrogate} {said}. that means {label}. so {label}",
@@ -105,11 +102,7 @@ def _both(rng, world) -> Example:
   label = world.label(family, facts)
   chain = lexicon.describe(family, facts)
   hint = bool(rng.random() < 0.5)
-  answer, other = (label, suggested) if hint else (suggested, label)
-  options = choose(rng, answer, (other,), 2)
-  rest = [o for o in family.labels if o not in options]
-  order = rng.permutation(len(rest))[: 4 - len(options)]
-  options += tuple(rest[i] for i in order)
+  answer = label if hint else suggested
   words = f"{family.surrogate} {said}. that means {suggested}"
   heard = f"{lexicon.HEARD} {chain}"
   texts = [f"{family.surrogate}: {said}.", f"a clip with {chain}."]
@@ -118,7 +111,7 @@ def _both(rng, world) -> Example:
   return Example(
     id="",
     question=f"{' '.join(texts)} {family.question}",
-    options=tuple(options[i] for i in rng.permutation(len(options))),
+    options=shuffled(rng, family.labels),
     answer=answer,
     answer_type="choice",
     reasoning=f"{heard if hint else words}. so {answer}",
@@ -132,13 +125,12 @@ def _asked(rng, world, family, facts) -> tuple[str, str, tuple[str, ...]]:
   draw = rng.random()
   if draw < 0.75:
     label = world.label(family, facts)
-    return family.question, label, choose(rng, label, family.labels, 4)
+    return family.question, label, shuffled(rng, family.labels)
   if family is lexicon.EVENTS and draw < 0.9:
     return lexicon.COUNT, facts["count"], ()
   names = [n for n in family.attributes if n in lexicon.ATTRIBUTE]
   name = names[rng.integers(len(names))]
-  values = family.attributes[name][0]
-  options = choose(rng, facts[name], values, 2)
+  options = shuffled(rng, family.attributes[name][0])
   return lexicon.ATTRIBUTE[name], facts[name], options
 
 
