@@ -41,7 +41,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.max_new = 32 if smoke else 40
   config.temperature = 1.0
   config.warmup = 1 if smoke else 2
-  config.critic_updates = 2
+  config.critic_updates = 1
   config.ppo = ConfigDict(
     dict(
       gamma=choice["gamma"], lam=1.0, clip=0.2, value_clip=0.2, std_floor=0.05

@@ -46,6 +46,9 @@ class Turns:
     )
 
 
+REST = 0.3  # seconds before each run
+
+
 def alternate(
   ours: Callable[[], float],
   other: Callable[[], float],
@@ -55,15 +58,23 @@ def alternate(
 ) -> Turns:
   """Runs both in turn, so that a slow minute hits both.
 
+  Each begins rested: the threads of a BLAS go on spinning for some ten
+  milliseconds after their work, on the cores of whoever comes next.
+
   Args:
     ours, other: functions that return the seconds they took.
     repeats: turns that count; who goes first changes with each.
     warm: one more turn goes before them (compilation, page cache).
   """
+
+  def rested(work) -> float:
+    time.sleep(REST)
+    return work()
+
   took = []
   for turn in range(warm + repeats):
     first, second = (ours, other) if turn % 2 else (other, ours)
-    both = first(), second()
+    both = rested(first), rested(second)
     took.append(both if turn % 2 else both[::-1])
   return Turns(*np.array(took[warm:]).T)
 
