@@ -24,10 +24,10 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.per_question = 2
   config.sampled = ""
   config.grounding = True
-  # Kept chains beside replay: captions and rules the most, for a chain is
-  # right only if all that it claims is, and held-out combinations occur in
-  # these alone.  Chains over the words of a label question are what MGRD
-  # replaces, so `words` text is replayed the least.
+  # Kept chains beside replay.  Captions, descriptions and rules weigh much: a
+  # chain is right only if all that it claims is, and no kept chain is of a
+  # held-out combination, as some of these are.  Chains over the words of a
+  # label question are what MGRD replaces, so `words` text is replayed little.
   config.weights.update(
     dict(
       chain=0.6, label=0.05, caption=0.5, transcript=0.05, attribute=0.05,

@@ -1,5 +1,7 @@
 """PPO from verifiable rewards; clip 0.2, gamma = lambda = 1, no KL.
 
+modality=audio asks text beside audio, modality=text text alone.
+
 COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \
            --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
          python -m experiments.rlvr --config=configs/rlvr.py:tiny,modality=text
@@ -25,14 +27,17 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.format_reward = choice["format_reward"]
   config.steps = 2 if smoke else 12
   config.save_every = 1 if smoke else 4
-  # Audio to text as in the released model's RL (3,000 to 2,000).
-  asked, prompts = dict(audio=360, text=120), dict(audio=6, text=4)
-  if smoke:
-    asked, prompts = dict(audio=24, text=8), dict(audio=2, text=1)
-  if text:
-    asked = dict(audio=0, text=24 if smoke else 360)
-    prompts = dict(audio=0, text=2 if smoke else 8)
-  config.questions, config.prompts = ConfigDict(asked), ConfigDict(prompts)
+  # Prompts of a round: audio to text as in the released model's RL, 3 to 2.
+  config.questions, config.prompts = map(
+    ConfigDict,
+    {
+      # (text alone, smoke)
+      (False, False): (dict(audio=360, text=120), dict(audio=6, text=4)),
+      (False, True): (dict(audio=24, text=8), dict(audio=2, text=1)),
+      (True, False): (dict(audio=0, text=360), dict(audio=0, text=8)),
+      (True, True): (dict(audio=0, text=24), dict(audio=0, text=2)),
+    }[text, smoke],
+  )
   config.samples = 4 if smoke else 16
   config.select_samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64

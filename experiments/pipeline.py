@@ -167,7 +167,9 @@ def _base(config, stages) -> pathlib.Path | None:
   if not config.base:
     return None
   base = pathlib.Path(config.base)
-  assembly.same_run("base", base, config, ("seed", "model", "rounds", *DATA))
+  blocks = [name for name in config if hasattr(config[name], "items")]
+  same = {"seed", "model", "rounds", *DATA, *blocks} - {"data", "last"}
+  assembly.same_run("base", base, config, sorted(same))
   for number, (name, _, _) in enumerate(stages[:-1]):
     if not _done(_folder(base, number, name)):
       raise ValueError(f"config.base={base}: {name} is not finished there")

@@ -3,8 +3,9 @@
     pool x 8 --pass@8 in 3..6--> prompts;  prompts x 16 -> rewards -> PPO
     R_text = acc,  R_audio = 0.8 acc + 0.2 present   (paper, eq. 6 to 8)
 
-A batch holds `prompts.audio` and `prompts.text` questions, in the released
-model's 3 to 2 after a round, and is one update.
+A batch holds `prompts.audio` and `prompts.text` questions, 3 to 2 after a
+round as in the released model's RL where enough of both are of medium
+difficulty, and is one update.
 
 COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \\
            --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
@@ -41,28 +42,36 @@ def counted(examples) -> dict[str, int]:
 
 def questions(context, config) -> list:
   """What the stage asks, in order: the audio pool, then texts to reason on."""
-  count = config.questions
-  asked = mgrd.pool(context, config.seed, count.audio) if count.audio else []
-  told = [e for e in context.split("train") if not e.audio]
-  told = [e for e in told if e.source in config.sources]
-  rng = np.random.default_rng((config.seed, config.stage))
-  return asked + [told[i] for i in rng.permutation(len(told))[: count.text]]
+  asked: list = []
+  if config.prompts.audio:
+    asked += mgrd.pool(context, config.seed, config.questions.audio)
+  if config.prompts.text:
+    told = [e for e in context.split("train") if not e.audio]
+    told = [e for e in told if e.source in config.sources]
+    rng = np.random.default_rng((config.seed, config.stage))
+    order = rng.permutation(len(told))[: config.questions.text]
+    asked += [told[i] for i in order]
+  return asked
 
 
-def prompts(chosen, config) -> dict[str, int]:
+def shares(chosen, config) -> dict[str, int]:
   """Prompts a step of each modality; {} where the stage has too few to train.
 
   Its own modality is audio, or text where it asks for no audio.  Texts that
   are too few for a share of their own leave it to audio.
+
+  Raises:
+    ValueError: the config asks for no prompts.
   """
-  counts = {name: n for name, n in config.prompts.items() if n}
-  own = min(counts)
-  few = [n for n in counts if counted(chosen)[n] < config.min_selected]
-  if own in few:
+  counts = config.prompts.to_dict()
+  if not any(counts.values()):
+    raise ValueError("config.prompts: audio and text are 0; give one of them 1")
+  found, least = counted(chosen), max(1, config.min_selected)
+  if found["audio" if counts["audio"] else "text"] < least:
     return {}
-  for name in few:
-    counts[own] += counts.pop(name)
-  return counts
+  if found["text"] < least:
+    counts = {"audio": sum(counts.values())}
+  return {name: count for name, count in counts.items() if count}
 
 
 def selected(context, params, examples, *, config, workdir) -> list:
@@ -73,6 +82,8 @@ def selected(context, params, examples, *, config, workdir) -> list:
   path = workdir / "hits.json"
   if path.exists():
     hits = files.read_json(path)
+    if hits.keys() != {e.id for e in examples}:
+      raise ValueError(f"{path}: hits of other questions; {files.REDO}")
   else:
     key = jax.random.fold_in(jax.random.key(config.seed), 7 * config.stage)
     probe = config.copy_and_resolve_references()
@@ -81,9 +92,10 @@ def selected(context, params, examples, *, config, workdir) -> list:
     groups: dict[str, list] = {}
     for e in examples:
       groups.setdefault(modality(e), []).append(e)
-    for group in groups.values():
+    for at, group in enumerate(groups.values()):
+      own_key = jax.random.fold_in(key, at)
       drawn = mgrd.sample(
-        context, params, group, config=probe, key=key, hint=False
+        context, params, group, config=probe, key=own_key, hint=False
       )
       for e, one in zip(group, drawn, strict=True):
         hits[e.id] = sum(mgrd.score(e, s.stopped, t)["acc"] for s, t in one)
@@ -96,12 +108,12 @@ class Sampler:
   """Rolls out prompts of both modalities in one shape, and scores them.
 
   The shape is that of all questions, not of those `chosen`: another round
-  chooses others, and needs no other programs.
+  chooses others, and needs no other programs.  `shares` must not be empty.
   """
 
   def __init__(self, context, questions, chosen, config):
     self.context, self.examples, self.config = context, chosen, config
-    self.prompts = prompts(chosen, config)
+    self.shares = shares(chosen, config)
     self.items = [assembly.prompt_item(context, e) for e in chosen]
     self.shape = transforms.shape_of(
       [assembly.prompt_item(context, e) for e in questions],
@@ -111,7 +123,7 @@ class Sampler:
   def batch_for(self, step: int) -> list[int]:
     """Indices of the step's prompts: seeded epochs of each modality."""
     picked = []
-    for name, count in self.prompts.items():
+    for name, count in self.shares.items():
       own = [i for i, e in enumerate(self.examples) if modality(e) == name]
       for at in range(step * count, (step + 1) * count):
         epoch, place = divmod(at, len(own))
@@ -181,16 +193,17 @@ class Sampler:
 def _rollout_metrics(scored, parts) -> dict[str, float]:
   length = np.asarray(scored.rollout.response_len_B)
   audio_B = np.asarray(scored.audio_B)
+  names = ("acc", "reward", "think_present", "stopped")
+  shown = {n: parts[n.removeprefix("think_")] for n in names}
+  # Apart as well: the two are paid by different rewards.
   by_modality = {
-    f"rollout/{name}/acc": float(parts["acc"][rows_B].mean())
-    for name, rows_B in (("audio", audio_B), ("text", ~audio_B))
-    if rows_B.any()
+    f"rollout/{name}/{modality}": float(part_B[keep_B].mean())
+    for modality, keep_B in (("audio", audio_B), ("text", ~audio_B))
+    for name, part_B in shown.items()
+    if keep_B.any()
   }
   return by_modality | {
-    "rollout/acc": float(parts["acc"].mean()),
-    "rollout/reward": float(parts["reward"].mean()),
-    "rollout/think_present": float(parts["present"].mean()),
-    "rollout/stopped": float(parts["stopped"].mean()),
+    **{f"rollout/{name}": float(part.mean()) for name, part in shown.items()},
     "rollout/length/mean": float(length.mean()),
     "rollout/length/p90": float(np.quantile(length, 0.9)),
     # A mean of empty and of long responses is the length of none.
@@ -238,8 +251,9 @@ def _ppo_step(state, scored, programs, *, config, step):
   actor, critic = state
   frozen, measured = programs["advantages"](critic.params, scored)
   warming = step < config.warmup
-  regress = programs["warm" if warming else "critic"]
-  for _ in range(config.critic_updates):
+  for update in range(config.critic_updates):
+    # At the first the value is the frozen one, and no clip can act.
+    regress = programs["critic" if update and not warming else "warm"]
     critic, more = regress(critic, scored.rollout, frozen)
     measured |= more
   if not warming:
@@ -299,18 +313,19 @@ def run(config, workdir, context=None) -> dict:
   chosen = selected(context, params, examples, config=config, workdir=workdir)
   asked, found = counted(examples), counted(chosen)
   result = {"questions": asked, "selected": found, "steps": 0}
-  sampler = Sampler(context, examples, chosen, config)
+  trains = shares(chosen, config)
   for name, count in config.prompts.items():
-    if count and name not in sampler.prompts:
+    if count and found[name] < config.min_selected:
       print(
         f"{workdir.name}: {found[name]} of {asked[name]} {name} questions are "
         f"of medium difficulty, under {config.min_selected}: no PPO step is "
-        f"taken{' on them' if sampler.prompts else ''}"
+        f"taken{' on them' if trains else ''}"
       )
-  if not sampler.prompts:
+  if not trains:
     trained = {k: v for k, v in params.items() if k != "encoder"}
   else:
     # Loop.
+    sampler = Sampler(context, examples, chosen, config)
     trained = _train(context, params, sampler, config=config, workdir=workdir)
     result["steps"] = config.steps
   saved = {**trained, "encoder": params["encoder"]}

@@ -14,6 +14,14 @@ from mgrd_jax.models import convert, released
 KEYS = {"name", "ours", "other", "other_name", "unit", "ratio", "goal", "ok"}
 
 
+@pytest.fixture(autouse=True)
+def rested(monkeypatch):
+  """The rests between turns, not slept."""
+  found = []
+  monkeypatch.setattr(bench_core.time, "sleep", found.append)
+  return found
+
+
 def clock(calls, name, seconds):
   """A function that says it took these seconds, one a call."""
   left = iter(seconds)
@@ -25,12 +33,13 @@ def clock(calls, name, seconds):
   return run
 
 
-def test_two_sides_run_in_turn_and_neither_is_always_first():
+def test_two_sides_run_in_turn_and_neither_is_always_first(rested):
   calls = []
   ours = clock(calls, "a", [9.0, 1.0, 2.0, 4.0])
   other = clock(calls, "b", [9.0, 2.0, 8.0, 4.0])
   turns = bench_core.alternate(ours, other, 3)
   assert "".join(calls) == "baabbaab"
+  assert rested == [bench_core.REST] * 8
   # The first turn of each does not count.
   assert turns.ours.tolist() == [1, 2, 4] and turns.other.tolist() == [2, 8, 4]
   assert turns.medians == (2, 4)

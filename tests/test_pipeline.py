@@ -165,6 +165,8 @@ def test_ppo_took_its_steps_and_measured_them(recipe):
   assert [r["step"] for r in rows] == [0, 1]
   assert "train/critic/ev_seq" in rows[0]
   assert "train/policy/entropy" in rows[1]
+  for row in rows:
+    assert {"rollout/acc/audio", "rollout/acc/text"} <= row.keys()
   assert {r["rollout/length/bimodal"] for r in rows} <= {0.0, 1.0}
 
 

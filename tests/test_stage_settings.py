@@ -181,14 +181,42 @@ def mixture(audio: int, text: int, **fields):
 )
 def test_a_step_of_a_round_asks_both_modalities(audio, text, want):
   chosen, config = mixture(audio, text, prompts={"audio": 3, "text": 2})
-  assert rlvr.prompts(chosen, config) == want
+  assert rlvr.shares(chosen, config) == want
+
+
+def test_what_is_too_little_is_named_and_nothing_else(tmp_path, capsys):
+  context = world.context()
+  init = world.finished(tmp_path / "init", context)
+  config = world.stage("audio_rlvr", init, prompts={"audio": 1, "text": 1})
+  config.min_selected = 1
+  asked = rlvr.questions(context, config)
+  lo, _ = config.band
+  hits = {e.id: 9 if e.audio else lo for e in asked}
+  files.write_json(tmp_path / "hits.json", hits)
+  assert rlvr.run(config, tmp_path, context)["steps"] == 0
+  said = capsys.readouterr().out
+  assert "0 of 8 audio questions are of medium difficulty" in said
+  assert "text questions" not in said
+
+
+def test_no_prompts_and_other_hits_are_refused(tmp_path):
+  context = world.context()
+  config = world.stage("audio_rlvr", prompts={"audio": 0, "text": 0})
+  with pytest.raises(ValueError, match="audio and text are 0"):
+    rlvr.shares([], config)
+  config.prompts.text = 1
+  asked = rlvr.questions(context, config)
+  assert asked and not any(e.audio for e in asked)
+  files.write_json(tmp_path / "hits.json", {"another": 3})
+  with pytest.raises(ValueError, match="hits.json: hits of other questions"):
+    rlvr.selected(context, {}, asked, config=config, workdir=tmp_path)
 
 
 def test_text_rl_asks_no_audio():
   chosen, _ = mixture(3, 2)
   config = world.stage("text_rlvr", min_selected=2)
-  assert rlvr.prompts(chosen, config) == {"text": config.prompts.text}
-  assert rlvr.prompts(chosen[:3], config) == {}
+  assert rlvr.shares(chosen, config) == {"text": config.prompts.text}
+  assert rlvr.shares(chosen[:3], config) == {}
 
 
 def test_each_modality_goes_through_its_questions_in_epochs():
