@@ -14,8 +14,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   smoke = choice["size"] == "smoke"
   config = sft.get_config(choice["size"])
   config.stage = 3
-  config.steps = 4 if smoke else 180
-  config.save_every = 3 if smoke else 90
+  config.steps = 4 if smoke else 160
+  config.save_every = 3 if smoke else 80
   config.questions = 24 if smoke else 800
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64

@@ -25,7 +25,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 2 if text else 4
   config.sources = ("describe", "sums", "logic")
   config.format_reward = choice["format_reward"]
-  config.steps = 2 if smoke else 12
+  config.steps = 2 if smoke else 10
   config.save_every = 1 if smoke else 4
   # Prompts of a round: audio to text as in the released model's RL, 3 to 2.
   config.questions, config.prompts = map(
@@ -34,7 +34,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       # (text alone, smoke)
       (False, False): (dict(audio=360, text=120), dict(audio=6, text=4)),
       (False, True): (dict(audio=24, text=8), dict(audio=2, text=1)),
-      (True, False): (dict(audio=0, text=360), dict(audio=0, text=8)),
+      (True, False): (dict(audio=0, text=240), dict(audio=0, text=8)),
       (True, True): (dict(audio=0, text=24), dict(audio=0, text=2)),
     }[text, smoke],
   )
