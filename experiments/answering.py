@@ -29,6 +29,7 @@ OWN_SECONDS = 300.0  # of all clips together, for our own model
 MAX_SECONDS = 2 * 3600.0  # the same for a released one
 STEPS = 8  # tokens between two looks at what was said
 BLOCK = serving.BLOCK
+PREFILL = 512  # most tokens of a prompt that are run at once
 
 
 def read(
@@ -73,12 +74,14 @@ def prompt(
   *,
   direct: bool = False,
   system: str = "",
+  plain: bool = False,
 ) -> chat.Row:
   """The tokenised question, with a span of placeholders a piece.
 
   Args:
     clips: the pieces of each clip.
     system: a system message, for a released model.
+    plain: clips and words without turns, for a released base model.
 
   Raises:
     ValueError: it is empty, too long, or holds a special token.
@@ -98,6 +101,13 @@ def prompt(
       question=question, options=listed
     )
   heard = [turns.Audio(tuple(c)) for c in counts]
+  if plain:
+    return turns.plain_row(
+      listener.tokenizer,
+      (*heard, question),
+      listener.model.family,
+      context=listener.context,
+    )
   step = listener.model.family == released.STEP_AUDIO
   # Step-Audio's choices stand before the clip, as its evaluation asks them.
   parts = (question, *heard) if step and options else (*heard, question)
@@ -109,7 +119,7 @@ def prompt(
     messages,
     listener.model.family,
     prefill=_opening(listener, direct),
-    context=listener.context - 1,
+    context=listener.context,
   )
 
 
@@ -143,9 +153,7 @@ def _hear(encoder_params, wave_BW, len_B, *, model, own):
   if own:
     # Training keeps its log-mels in half precision.
     mel_BRM = mel_BRM.astype(jnp.float16).astype(jnp.float32)
-  # The server's convention counts the two frames of the tail as valid.
-  tail = 0 if model.encoder.fixed else 2 - model.encoder.tail
-  mel_len_B = features.encoder_input_len(len_B) + tail
+  mel_len_B = audio_lm.mel_len(len_B, config=model)
   return audio_lm.encode(encoder_params, mel_BRM, mel_len_B, config=model)[0]
 
 
@@ -154,7 +162,7 @@ def _start(params, batch, *, model, slots, max_new):
     params,
     batch,
     jnp.zeros(1, jnp.int32),
-    prefill=functools.partial(audio_lm.prefill, config=model),
+    prefill=functools.partial(audio_lm.prefill, config=model, block=PREFILL),
     samples=1,
     slots=slots,
     max_new=max_new,

@@ -7,6 +7,8 @@ COMMAND: python -m experiments.ask --workdir=out/tiny clip.wav \\
            "how is the pitch?" --options=high,low
          python -m experiments.ask --checkpoint=Step-Audio-R1 clip.mp3 \\
            "What does the speaker feel?"
+         python -m experiments.ask --checkpoint=Qwen2-Audio-7B --plain \\
+           clip.mp3 "Generate the caption in English:"
 """
 
 import dataclasses
@@ -16,12 +18,14 @@ import pathlib
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 
 from experiments import answering, command, listener
-from mgrd_jax.audio import measure
+from mgrd_jax.audio import features, measure
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
+from mgrd_jax.models import released
 from mgrd_jax.rewards import format as format_lib
 from mgrd_jax.text import chat, families
 
@@ -30,30 +34,64 @@ DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
 
 def judged(think: str, waves) -> list[dict]:
-  """Each claim of a chain with its verdict on the clips it speaks of."""
-  facts = [measure.facts(wave_W) for wave_W in waves]
+  """Each claim of a chain with its verdict on the clip it speaks of.
+
+  None stands for the verdict on a clip of over 30 s, which is not measured:
+  that takes gigabytes an hour.
+  """
+  claims = claims_lib.parse(think)
+  spoken_of = {claim.clip for claim in claims if claim.clip < len(waves)}
+  long = {at for at in spoken_of if len(waves[at]) > features.WINDOW}
+  facts = [
+    measure.facts(wave_W) if at in spoken_of - long else None
+    for at, wave_W in enumerate(waves)
+  ]
+  if long:
+    names = " and ".join(f"clip {at + 1}" for at in sorted(long))
+    _warn(f"claims on {names} are not judged: over 30 s")
   return [
     {
       "text": claim.text,
       "attribute": claim.attribute,
       "value": claim.value,
       "clip": claim.clip,
-      "verdict": verify.verdict(claim, facts),
+      "verdict": None if claim.clip in long else verify.verdict(claim, facts),
     }
-    for claim in claims_lib.parse(think)
+    for claim in claims
   ]
+
+
+def _judged(think: str, waves) -> list[dict]:
+  """`judged`, or [] with a warning: an answer outlives its judge."""
+  try:
+    return judged(think, waves)
+  except Exception as error:
+    _warn(f"the claims could not be judged: {_one_line(error)}")
+    return []
+
+
+def _warn(text: str) -> None:
+  print(f"ask: {text}", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+  # XLA lists its buffers behind the first line.
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0].rstrip(".")
 
 
 class Reader:
   """Splits a response into reasoning and answer while it arrives.
 
   `show(kind, text)` is called with "reasoning" or "answer" and what is new of
-  it, as soon as it cannot be a part of a tag.
+  it, as soon as it cannot be a part of a tag.  `lead_in` is what our own
+  models say before an answer; it is no part of it.
   """
 
-  def __init__(self, show):
+  def __init__(self, show, lead_in: str = chat.LEAD_IN):
     self.text = ""
     self._show = show
+    self._lead_in = lead_in
     self._shown = {"reasoning": 0, "answer": 0}
 
   def add(self, text: str) -> None:
@@ -70,12 +108,15 @@ class Reader:
     """(reasoning, answer) so far, without tags."""
     text = self.text.lstrip()
     if not text.startswith(format_lib.OPEN):
-      return "", "" if format_lib.OPEN.startswith(text) else _reply(text)
+      return "", "" if format_lib.OPEN.startswith(text) else self._reply(text)
     # A model that opens the block itself behind a prompt that did.
     body = text.removeprefix(format_lib.OPEN).lstrip()
     body = body.removeprefix(format_lib.OPEN)
     think, closed, reply = body.partition(format_lib.CLOSE)
-    return think.strip(), _reply(reply) if closed else ""
+    return think.strip(), self._reply(reply) if closed else ""
+
+  def _reply(self, text: str) -> str:
+    return text.strip().removeprefix(self._lead_in).strip()
 
   def _update(self, hold: int) -> None:
     for kind, whole in zip(self._shown, self.parts, strict=True):
@@ -87,8 +128,9 @@ class Reader:
         self._shown[kind] = until
 
 
-def _reply(text: str) -> str:
-  return text.strip().removeprefix(chat.LEAD_IN).strip()
+def reader(heard: listener.Listener, show) -> Reader:
+  """What splits the responses of this model."""
+  return Reader(show, lead_in=chat.LEAD_IN if heard.own else "")
 
 
 def ask(
@@ -100,29 +142,31 @@ def ask(
   show=lambda kind, text: None,
   direct: bool = False,
   system: str = "",
+  plain: bool = False,
   seed: int = 0,
 ) -> dict:
   """One question about clips: {question, options, think, answer, claims}.
 
   The answer is "" where the reasoning did not come to an end.  `show` is told
-  of reasoning and answer while they are said.
+  of reasoning and answer while they are said; `direct`, `system` and `plain`
+  are those of `answering.prompt`.
   """
   clips = [answering.chunked(wave_W, heard.piece) for wave_W in waves]
   row = answering.prompt(
-    heard, clips, question, options, direct=direct, system=system
+    heard, clips, question, options, direct=direct, system=system, plain=plain
   )
-  reader = Reader(show)
+  read = reader(heard, show)
   pieces = [piece for clip in clips for piece in clip]
   for text in answering.respond(heard, pieces, row, direct=direct, seed=seed):
-    reader.add(text)
-  reader.end()
-  think, answer = reader.parts
+    read.add(text)
+  read.end()
+  think, answer = read.parts
   return {
     "question": question,
     "options": list(options),
     "think": think,
     "answer": answer,
-    "claims": judged(think, waves),
+    "claims": _judged(think, waves),
   }
 
 
@@ -148,7 +192,7 @@ class Printer:
     if not found["answer"]:
       print("answer: (none: the response did not end)")
     for claim in found["claims"]:
-      print(f"  {claim['text']:<24} {claim['verdict']}")
+      print(f"  {claim['text']:<24} {claim['verdict'] or 'not judged'}")
 
 
 def run_of(args) -> tuple[str, str] | None:
@@ -170,10 +214,12 @@ def load(args) -> listener.Listener:
     ValueError: the folder holds no model, or the flags do not fit it.
   """
   run = run_of(args)
-  for name in ("system", "dtype", "count") if run else ("stage",):
+  for name in ("system", "dtype", "count", "plain") if run else ("stage",):
     if getattr(args, name):
       where = "a released checkpoint" if run else "a run of our own"
       raise ValueError(f"--{name}: for {where}; leave it out")
+  if args.plain:
+    _check_plain(args)
   if run:
     found = listener.load(*run)
   else:
@@ -185,6 +231,18 @@ def load(args) -> listener.Listener:
   drawn = families.within(dataclasses.replace(found.sampling, **given))
   opening = chat.OPEN if args.think else found.opening
   return dataclasses.replace(found, sampling=drawn, opening=opening)
+
+
+def _check_plain(args) -> None:
+  for name in ("system", "think", "direct"):
+    if getattr(args, name):
+      raise ValueError(f"--plain: a prompt without turns; leave out --{name}")
+  family = released.read(args.checkpoint).family
+  if family != released.QWEN2_AUDIO:
+    raise ValueError(
+      f"--plain: for {released.QWEN2_AUDIO}'s base model, where "
+      f"{args.checkpoint} is {family}; leave it out"
+    )
 
 
 def _parser() -> command.Parser:
@@ -201,10 +259,11 @@ def _parser() -> command.Parser:
   how = parser.add_mutually_exclusive_group()
   how.add_argument("--direct", action="store_true", help="do not reason")
   how.add_argument("--think", action="store_true", help="reason in any case")
+  add("--plain", action="store_true", help="no turns, for Qwen2-Audio's base")
   add("--json", action="store_true", help="one JSON object")
   add("--stage", default="", help="default: the last finished")
   add("--system", default="", help="a system message")
-  add("--dtype", choices=tuple(DTYPES), help="default: the file's")
+  add("--dtype", choices=tuple(DTYPES), help="default: config.json's")
   add(
     "--count",
     choices=("hf", "vllm"),
@@ -250,6 +309,7 @@ def _run(args) -> None:
     show=quiet if args.json else printer,
     direct=args.direct,
     system=args.system,
+    plain=args.plain,
     seed=args.seed,
   )
   answer["seconds"] = round(time.monotonic() - clock, 3)
@@ -259,13 +319,27 @@ def _run(args) -> None:
     printer.finish(answer)
 
 
+def exhausted(error: Exception) -> str:
+  """The line that says what memory ran out; "" for another error."""
+  ours = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+  return ours * (
+    f"out of memory: {_one_line(error)}; give fewer or shorter clips, more "
+    "devices, or a released checkpoint --dtype=bfloat16"
+  )
+
+
 def main(argv: list[str] | None = None) -> int:
   """Answers one question; returns the exit status."""
   args = _parser().parse_intermixed_args(argv)
   try:
     _run(args)
   except (ValueError, OSError) as error:
-    print(f"ask: {error}", file=sys.stderr)
+    _warn(str(error))
+    return 1
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if not exhausted(error):
+      raise
+    _warn(exhausted(error))
     return 1
   return 0
 

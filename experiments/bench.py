@@ -2,9 +2,9 @@
 
   python -m experiments.bench load|decode|features [--json=FILE] [--quick]
 
-Both sides run in turn on the same cores, each after a rest and after a run
-that does not count (compilation, page cache).  Medians; a ratio is ours / the
-other's, its spread the extremes of the turns.
+Both sides run in turn on the same cores, with an accelerator too, each after a
+rest and after a run that does not count (compilation, page cache).  Medians; a
+ratio is ours / the other's, its spread the extremes of the turns.
 """
 
 import json
@@ -89,6 +89,8 @@ def _parser() -> command.Parser:
 def main(argv: list[str] | None = None) -> int:
   """Runs one suite; returns the exit status."""
   args = _parser().parse_args(argv)
+  # What it is compared with knows no accelerator; no backend has begun yet.
+  jax.config.update("jax_platforms", "cpu")
   rows, status = [], 0
   try:
     for row in SUITES[args.suite](args.quick):

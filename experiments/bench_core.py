@@ -5,6 +5,7 @@
 
 import dataclasses
 import importlib
+import os
 import time
 from collections.abc import Callable
 
@@ -133,6 +134,17 @@ def rate(
   ratio, spread = turns.speedup
   more = {"ratio": ratio, "spread": spread} | more
   return row(name, units / ours, units / other, other_name, unit, **more)
+
+
+def on_all_cores() -> tuple:
+  """torch, on as many threads as there are cores, and transformers.
+
+  Raises:
+    Missing: one of them is absent.
+  """
+  torch, transformers = installed("torch", "transformers")
+  torch.set_num_threads(os.cpu_count())
+  return torch, transformers
 
 
 def installed(*packages: str) -> list:

@@ -107,10 +107,9 @@ def _embedded(params, batch: types.Batch, *, config):
 
 def _transformers(folder, text: dict, new: int) -> tuple[Callable, Callable]:
   """(prefill, generate) of Qwen2ForCausalLM, from embeddings to ids."""
-  torch, transformers = core.installed("torch", "transformers")
+  torch, transformers = core.on_all_cores()
   from safetensors.torch import load_file
 
-  torch.set_num_threads(os.cpu_count())
   state = {}
   for path in pathlib.Path(folder).glob("*.safetensors"):
     state |= load_file(path)

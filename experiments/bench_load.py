@@ -6,6 +6,7 @@ its imports does not count.
 
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -119,6 +120,7 @@ def _fresh(code: str, folder) -> tuple[float, int]:
   done = subprocess.run(
     [sys.executable, "-c", code + _TELL, str(folder)],
     cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
   )

@@ -5,9 +5,10 @@
       [--dtype=bfloat16|float32]
   python -m experiments.convert export --params=DIR --like=DIR --out=DIR
   python -m experiments.convert verify --checkpoint=DIR --reference=REF.npz \\
-      [--atol=1e-4] [--dtype=float32|bfloat16]
+      [--atol=1e-4] [--dtype=float32|bfloat16] [--count=hf|vllm]
   python -m experiments.convert diff --checkpoint=DIR --other=DIR
-  python -m experiments.convert precision --checkpoint=DIR [--clip=FILE]
+  python -m experiments.convert precision --checkpoint=DIR [--clip=FILE] \\
+      [--count=hf|vllm]
 
 A checkpoint is a Hugging Face folder: config.json and safetensors, in one
 file or many.  Bad input is lines on stderr and a non-zero exit; a result
@@ -109,7 +110,7 @@ def verify(args: argparse.Namespace) -> int:
   """compares the loaded model with logits that somebody computed elsewhere"""
   if not (math.isfinite(args.atol) and args.atol >= 0):
     raise InputError("--atol: give 0 or more")
-  config = released.read(args.checkpoint)
+  config = _config(args)
   reference = verify_lib.read(args.reference, config)
   placed = None
   if jax.device_count() > 1:
@@ -156,7 +157,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def precision(args: argparse.Namespace) -> int:
   """reports how far the logits in bfloat16 are from those in float32"""
-  config = released.read(args.checkpoint)
+  config = _config(args)
   wave_W = precision_lib.chirp()
   if args.clip:
     wave_W, _ = io.read(args.clip, max_seconds=features.CHUNK / features.RATE)
@@ -169,6 +170,17 @@ def precision(args: argparse.Namespace) -> int:
     f"{found['margin']:.3g} where not"
   )
   return 0
+
+
+def _config(args: argparse.Namespace) -> audio_lm.Config:
+  """The checkpoint's config, counted as --count says."""
+  config = released.read(args.checkpoint)
+  if args.count != "vllm":
+    return config
+  try:
+    return released.as_served(config)
+  except ValueError as error:
+    raise InputError(f"{args.checkpoint}: {error}") from error
 
 
 def _on_host(make):
@@ -215,6 +227,12 @@ def _parser() -> command.Parser:
   subs["verify"].add_argument(
     "--dtype", choices=DTYPES, default="float32", help="(%(default)s)"
   )
+  for name in ("verify", "precision"):
+    subs[name].add_argument(
+      "--count",
+      choices=("hf", "vllm"),
+      help="audio tokens as the published code counts them, or its server",
+    )
   subs["diff"].add_argument("--other", required=True, help="another folder")
   subs["precision"].add_argument(
     "--clip", default="", help="what is heard, of at most 25 s (a chirp)"

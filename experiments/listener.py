@@ -8,7 +8,6 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mgrd_jax import sharding
@@ -132,7 +131,8 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
 
   Args:
     folder: with config.json, a tokenizer, and safetensors or `params`.
-    dtype: of the weights; None keeps the file's.
+    dtype: of the weights; None is what config.json says, or the files' own;
+      of an imported folder, that of its parameters.
     vllm: count Step-Audio's audio tokens, and mask its encoder, as its server
       does.
 
@@ -143,10 +143,10 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   folder = pathlib.Path(folder)
   model = released.read(folder)
   if vllm:
-    if model.family != released.STEP_AUDIO:
-      raise ValueError(f"{folder}: {model.family} is counted in one way alone")
-    encoder = dataclasses.replace(model.encoder, tail=0)
-    model = dataclasses.replace(model, encoder=encoder)
+    try:
+      model = released.as_served(model)
+    except ValueError as error:
+      raise ValueError(f"{folder}: {error}") from error
   vocab = model.decoder.vocab
   tokenizer = families.load(folder, model.family, vocab=vocab)
   mesh = None
@@ -171,16 +171,13 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
 def _parameters(folder, model, dtype, shardings) -> dict:
   """Of `convert import`'s folder, or of safetensors."""
   if not (folder / "params").is_dir():
+    dtype = dtype or released.dtype(folder)
     return convert.load(folder, model, dtype=dtype, shardings=shardings)
-  if not shardings:
-    params = checkpoint.restore(folder / "params")
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-  like = checkpoint.shapes(folder / "params")
-  like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=s),
-    like,
-    shardings,
-  )
+  like = checkpoint.shapes(folder / "params", audio_lm.abstract(model))
+  if dtype:
+    like = jax.tree.map(lambda x: x.update(dtype=dtype), like)
+  if shardings:
+    like = jax.tree.map(lambda x, s: x.update(sharding=s), like, shardings)
   return checkpoint.restore(folder / "params", like)
 
 

@@ -33,7 +33,7 @@ def _logits(params, wave_BW, len_B, batch, *, config):
   enc_BAE, _ = audio_lm.encode(
     params["encoder"],
     audio_lm.log_mel(wave_BW, len_B, config=config),
-    features.encoder_input_len(len_B),
+    audio_lm.mel_len(len_B, config=config),
     config=config,
   )
   return audio_lm.apply(params, batch(enc_BAE), config=config)[0]

@@ -268,7 +268,7 @@ def _hear(params, config, ref):
     wave_BW[k, : len(wave)] = wave
   log_mel = jax.jit(functools.partial(audio_lm.log_mel, config=config))
   mel_BRM = log_mel(wave_BW, len_B)
-  mel_len_B = features.encoder_input_len(len_B)
+  mel_len_B = audio_lm.mel_len(len_B, config=config)
   encode = jax.jit(functools.partial(audio_lm.encode, config=config))
   enc_BAE, enc_len_B = encode(params["encoder"], mel_BRM, mel_len_B)
   found = []

@@ -92,6 +92,13 @@ def shardings(mesh: Mesh, tree, table: Mapping = WEIGHT):
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def of_layer(stack: jax.sharding.Sharding) -> jax.sharding.Sharding:
+  """How a layer lies whose stack lies so: the same without the first axis."""
+  if not isinstance(stack, NamedSharding):
+    return stack
+  return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:]))
+
+
 def constrain(x, axes: str, table: Mapping = DATA):
   """Constrains an activation to the table, inside a mesh; else a no-op."""
   mesh = jax.sharding.get_abstract_mesh()

@@ -161,6 +161,38 @@ def test_claims_are_judged_on_the_waveform():
   assert [c["verdict"] for c in soft] == ["supported", "contradicted"]
 
 
+def test_claims_on_a_long_clip_are_listed_and_not_judged(capsys):
+  wave = np.sin(2 * np.pi * 2000 * np.arange(31 * 16_000) / 16_000)
+  long, short = wave.astype(np.float32), wave[:32_000].astype(np.float32)
+  chain = "first clip: high pitch. second clip: high pitch"
+  for waves, want in (
+    ([long, short], [None, "supported"]),
+    ([short, long], ["supported", None]),
+    ([long], [None, "unverifiable"]),
+  ):
+    told = ask.judged(chain, waves)
+    assert [c["verdict"] for c in told] == want
+    assert re.search("claims on clip [12] are not judged", only_error(capsys))
+  assert ask.judged("it sounds nice", [long]) == []
+  # Nothing is measured where nothing is claimed.
+  assert ask.judged("it sounds nice", [None]) == []
+
+
+def test_judging_never_loses_an_answer(capsys):
+  assert ask._judged("high pitch", [np.zeros((2, 2, 2))]) == []
+  assert "the claims could not be judged" in only_error(capsys)
+
+
+def test_memory_that_ran_out_is_one_line():
+  with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+    jax.block_until_ready(jax.numpy.zeros(2**46))
+  line = ask.exhausted(caught.value)
+  assert line.startswith("out of memory: RESOURCE_EXHAUSTED: Out of memory")
+  assert "--dtype=bfloat16" in line and "\n" not in line
+  assert ask.exhausted(MemoryError()).startswith("out of memory: MemoryError;")
+  assert not ask.exhausted(RuntimeError("INTERNAL: a bug"))
+
+
 def test_the_printed_answer_shows_each_claim_with_its_verdict(capsys):
   claim = {"text": "high pitch", "verdict": "supported"}
   printer = ask.Printer()

@@ -125,9 +125,57 @@ def test_options_stand_where_the_release_was_evaluated_with_them(heard):
 
 
 def test_what_does_not_fit_the_context_is_refused_with_both_lengths(heard):
-  wrong = r"prompt of \d+ tokens.* context is 1023"
-  with pytest.raises(ValueError, match=wrong):
-    rows(heard, 100.0)
+  wrong = r"prompt of \d+ tokens.* context is 1024.*max_position_embeddings"
+  for plain in (False, True):
+    with pytest.raises(ValueError, match=wrong):
+      rows(heard, 100.0, plain=plain)
+
+
+def test_a_base_model_is_prompted_without_turns(folder, tmp_path, capsys):
+  path = written(tmp_path, clip(0.5))
+  flags = [f"--checkpoint={folder}", path, "Caption:", "--plain"]
+  if "step-audio" in folder.name:
+    assert ask.main(flags) == 1
+    error = only_error(capsys)
+    assert "--plain: for qwen2-audio's base model" in error
+    assert f"{folder} is step-audio" in error
+    return
+  for flag in ("--system=x", "--think", "--direct"):
+    assert ask.main([*flags, flag]) == 1
+    assert f"leave out {flag.split('=')[0]}" in only_error(capsys)
+  assert run(capsys, *flags, "--max_new=4").startswith("answer: ")
+
+
+def test_a_plain_prompt_is_the_span_and_the_words(heard):
+  if heard.model.family != released.QWEN2_AUDIO:
+    return
+  _, row = rows(heard, 32.0, plain=True)
+  one = heard.tokenizer
+  spans = [
+    i
+    for count in (750, 50)
+    for i in (
+      one.id("<|audio_bos|>"),
+      *[heard.model.patch_id] * count,
+      one.id("<|audio_eos|>"),
+    )
+  ]
+  assert row.tokens.tolist() == spans + one.encode(QUESTION)
+
+
+def test_a_released_model_keeps_its_own_words(heard):
+  """What our own models say before an answer is no part of theirs."""
+  said = "answer: a dog"
+  assert answered(heard, said) == said
+  own = dataclasses.replace(heard, context=None)
+  assert own.own and answered(own, said) == "a dog"
+
+
+def answered(heard, text):
+  reader = ask.reader(heard, lambda kind, text: None)
+  reader.add(text)
+  reader.end()
+  return reader.parts[1]
 
 
 def greedy(heard, pieces, row, steps=24, programs=None):
@@ -140,13 +188,15 @@ def greedy(heard, pieces, row, steps=24, programs=None):
 
 
 def test_streamed_ids_are_those_of_the_whole_forward_pass(heard):
-  """A cache that grows and a block of steps change nothing."""
+  """A prompt by blocks, a cache that grows, a block of steps: no difference."""
   pieces, row = rows(heard, 1.3)
-  old, answering.BLOCK = answering.BLOCK, 8
+  assert len(row.tokens) > 32
+  old = answering.BLOCK, answering.PREFILL
+  answering.BLOCK, answering.PREFILL = 8, 16
   try:
     one, ids = greedy(heard, pieces, row)
   finally:
-    answering.BLOCK = old
+    answering.BLOCK, answering.PREFILL = old
   params = listener._parameters(heard_folder(heard), heard.model, None, None)
   # The clip alone, of its own length: padding is no part of it.
   log_mel = features.log_mel_30s if heard.piece > 400_000 else features.log_mel

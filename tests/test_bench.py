@@ -1,6 +1,8 @@
 """The core of the benches, the format of their rows, and their error lines."""
 
 import json
+import os
+import subprocess
 import sys
 
 import jax
@@ -10,8 +12,10 @@ import pytest
 
 from experiments import bench, bench_core, bench_decode, bench_load
 from mgrd_jax.models import convert, released
+from tests.conftest import ROOT
 
 KEYS = {"name", "ours", "other", "other_name", "unit", "ratio", "goal", "ok"}
+COMMAND = (sys.executable, "-m", "experiments.bench")
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,26 @@ def test_features_run_on_tiny_clips_and_write_the_format(tmp_path, capsys):
     assert row["ours"] > 0 and row["other"] > 0
     assert isinstance(row["ok"], bool) and row["goal"].startswith(">= ")
     assert row["other_name"] in shown
+
+
+def test_a_load_runs_on_the_cpu_whatever_else_there_is(tmp_path):
+  path = tmp_path / "rows.json"
+  done = subprocess.run(
+    [*COMMAND, "load", "--quick", f"--json={path}"],
+    # Whoever heeds it, of the bench and the processes it starts, finds nothing.
+    env=os.environ | {"JAX_PLATFORMS": "absent", "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  report = json.loads(path.read_text())
+  assert report["device"].startswith("cpu, ")
+  time, peak = report["rows"]
+  for row in (time, peak):
+    assert row.keys() >= KEYS and row["goal"].startswith("<= ")
+    assert row["ours"] > 0 and row["other"] > 0
+    assert row["other_name"] in done.stdout
+  assert time["unit"] == "s" and peak["unit"] == "GiB" and peak["ok"]
 
 
 def test_what_is_not_installed_is_one_line_and_the_other_rows_stay(

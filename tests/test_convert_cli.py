@@ -140,22 +140,28 @@ def tone(seconds, pitch):
   return (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
 
 
-def reference_of(folder, path, *, keep=None, seconds=(0.5, 0.33, 0.71)):
+def reference_of(
+  folder, path, *, keep=None, seconds=(0.5, 0.33, 0.71), count="hf"
+):
   """Two clips in one row, one in another, padded on either side."""
   config = released.read(folder)
+  if count == "vllm":
+    config = released.as_served(config)
   params = convert.load(folder, config, dtype="float32")
   fixed = config.encoder.fixed
   waves = [tone(s, 200 + 100 * k) for k, s in enumerate(seconds)]
   front = features.log_mel_30s if fixed else features.log_mel
+  rule = "qwen2-audio" if fixed else count
+  frames_of = features.encoder_input_len
+  if count == "vllm":
+    frames_of = features.mel_frames
   encode = jax.jit(lambda p, m, n: audio_lm.encode(p, m, n, config=config))
   clips, arrays = [], {}
   for k, wave in enumerate(waves):
     length = np.array([len(wave)])
     mel_BRM = jax.jit(front)(wave[None], length)
-    mel_len_B = features.encoder_input_len(length)
-    enc_BAE, _ = encode(params["encoder"], mel_BRM, mel_len_B)
-    count = features.token_count(len(wave), "qwen2-audio" if fixed else "hf")
-    clips.append((enc_BAE, count))
+    enc_BAE, _ = encode(params["encoder"], mel_BRM, frames_of(length))
+    clips.append((enc_BAE, features.token_count(len(wave), rule)))
     arrays |= {f"wave_{k}": wave, f"mel_{k}": np.asarray(mel_BRM[0]).T}
   heard = [clips[:2], clips[2:]]
   rows = [[1, 2], [3]]
@@ -254,6 +260,36 @@ def test_a_reference_that_differs_fails_the_command(known, capsys):
   assert command.main(argv + ["--atol=0.5"]) == 1
   out, err = lines_of(capsys)
   assert not err and "largest difference inf (logits, row 0) is past" in out[-1]
+
+
+def test_a_reference_of_the_server_is_compared_by_its_own_rule(
+  folder, tmp_path, capsys
+):
+  argv = ["verify", f"--checkpoint={folder}"]
+  # Of 130 mel frames the server counts 17 tokens, the published code 16.
+  path = tmp_path / "counts.npz"
+  arrays = reference_of(folder, path, seconds=(1.3, 1.3, 1.3), count="vllm")
+  assert arrays["feat_lens"].tolist() == [17] * 3
+  line = refused(capsys, *argv, f"--reference={path}")
+  assert "17 placeholders" in line and "wave_0 takes 16" in line
+  assert command.main([*argv, f"--reference={path}", "--count=vllm"]) == 0
+  assert "is within 0.0001" in lines_of(capsys)[0][-1]
+  # Of 100 both count 13, but the server masks nothing of them.
+  path = tmp_path / "mask.npz"
+  reference_of(folder, path, seconds=(1.0, 1.0, 1.0), count="vllm")
+  assert command.main([*argv, f"--reference={path}", "--count=hf"]) == 1
+  assert "is past 0.0001" in lines_of(capsys)[0][-1]
+  assert command.main([*argv, f"--reference={path}", "--count=vllm"]) == 0
+
+
+@pytest.mark.parametrize("name", ["verify", "precision"])
+def test_another_family_is_counted_in_one_way(name, tmp_path, capsys):
+  folder = checkpoints.write(tmp_path / "in", checkpoints.QWEN2)
+  flags = ["--reference=gone.npz"] if name == "verify" else []
+  argv = [name, f"--checkpoint={folder}", "--count=vllm", *flags]
+  assert refused(capsys, *argv) == (
+    f"convert {name}: {folder}: qwen2-audio is counted in one way alone"
+  )
 
 
 ABSENT = object()

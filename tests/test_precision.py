@@ -37,6 +37,11 @@ def test_the_command_prints_one_line(tmp_path, capsys):
   assert convert.main(["precision", f"--checkpoint={folder}"]) == 0
   out = capsys.readouterr().out
   assert out.count("\n") == 1 and "bfloat16 differ from float32" in out
+  counted = ["precision", f"--checkpoint={folder}", "--count=vllm"]
+  assert convert.main(counted) == 0
+  # The chirp's last two frames are heard as well.
+  served = capsys.readouterr().out
+  assert "bfloat16 differ from float32" in served and served != out
   clip = tmp_path / "none.wav"
   flags = ["precision", f"--checkpoint={folder}", f"--clip={clip}"]
   assert convert.main(flags) == 1

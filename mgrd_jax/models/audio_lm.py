@@ -126,30 +126,40 @@ def log_mel(wave_BW, len_B, *, config: Config):
   return front(wave_BW, len_B)
 
 
+def mel_len(len_B, *, config: Config):
+  """Mel frames of clips of `len_B` samples that the encoder takes as valid."""
+  if config.encoder.fixed:
+    return features.encoder_input_len(len_B)
+  return features.mel_frames(len_B) - config.encoder.tail
+
+
 def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):
   """mel_BRM -> (enc_BAE, enc_len_B); the frozen half."""
   module = audio_encoder.Encoder(config.encoder)
   return module.apply({"params": encoder_params}, mel_BRM, mel_len_B)
 
 
-def _splice(params, audio_index_BT, enc_BAE, config: Config):
-  """A function that overwrites placeholder embeddings with audio."""
+def _splice(params, enc_BAE, config: Config):
+  """audio_index_BT -> a function that puts audio in place of placeholders.
+
+  The adapter runs here, once.
+  """
   if enc_BAE.shape[0] == 0:
-    return lambda x: x
+    return lambda audio_index_BT: lambda x: x
   module = adapter_lib.Adapter(config.adapter)
   audio_BAD = module.apply({"params": params["adapter"]}, enc_BAE)
   flat_AD = audio_BAD.reshape(-1, audio_BAD.shape[-1])
 
-  def splice(embed_BTD):
+  def splice(audio_index_BT, embed_BTD):
     audio_BTD = flat_AD[jnp.maximum(audio_index_BT, 0)]
     audio_BTD = audio_BTD.astype(embed_BTD.dtype)
     return jnp.where((audio_index_BT >= 0)[..., None], audio_BTD, embed_BTD)
 
-  return splice
+  return lambda audio_index_BT: functools.partial(splice, audio_index_BT)
 
 
 def _hidden(params, batch: Batch, config: Config):
-  splice = _splice(params, batch.audio_index_BT, batch.enc_BAE, config)
+  splice = _splice(params, batch.enc_BAE, config)(batch.audio_index_BT)
   time = batch.tokens_BT.shape[1]
   pos_BT = jnp.broadcast_to(jnp.arange(time), batch.tokens_BT.shape)
   hidden_BTD, head, _ = decoder_lib.Decoder(config.decoder).apply(
@@ -182,7 +192,7 @@ def values(params, batch: Batch, *, config: Config):
 def unstack(params: dict) -> dict:
   """Parameters for `prefill` and `decode` alone, layer by layer.
 
-  See `decoder.unstack`.
+  See `decoder.unstack`, which empties `params["decoder"]`.
   """
   return params | {"decoder": decoder_lib.unstack(params["decoder"])}
 
@@ -195,23 +205,76 @@ def _cached(params, tokens_BT, splice, pos_BT, cache, config: Config):
   )
 
 
-def prefill(params, batch: Batch, *, config: Config, slots: int):
+def prefill(
+  params, batch: Batch, *, config: Config, slots: int, block: int = 0
+):
   """Fills a cache with the prompts; audio is spliced here, once.
+
+  Args:
+    block: most tokens that are run at once, so that the scores of attention
+      are [N, block, S] and not [N, T, S]; 0 runs all of them.
 
   Returns:
     (logits_BV of each row's last valid position, KVCache of `slots`).
   """
-  splice = _splice(params, batch.audio_index_BT, batch.enc_BAE, config)
+  splice = _splice(params, batch.enc_BAE, config)
   rows, time = batch.tokens_BT.shape
   pos_BT = jnp.where(batch.valid_BT, jnp.arange(time), slots)
   dtype = params["decoder"]["embed_VD"].dtype
   cache = decoder_lib.empty_cache(config.decoder, rows, slots, dtype)
-  hidden_BTD, head, cache = _cached(
-    params, batch.tokens_BT, splice, pos_BT, cache, config
-  )
-  last_B11 = (batch.valid_BT.sum(1) - 1)[:, None, None]
-  hidden_BTD = jnp.take_along_axis(hidden_BTD, last_B11, axis=1)
+  if 0 < block < time:
+    hidden_BTD, head, cache = _by_blocks(
+      params, batch, splice, pos_BT, cache, config, block
+    )
+  else:
+    splice = splice(batch.audio_index_BT)
+    hidden_BTD, head, cache = _cached(
+      params, batch.tokens_BT, splice, pos_BT, cache, config
+    )
+    last_B11 = (batch.valid_BT.sum(1) - 1)[:, None, None]
+    hidden_BTD = jnp.take_along_axis(hidden_BTD, last_B11, axis=1)
   return decoder_lib.logits(hidden_BTD, head, config.decoder)[:, 0], cache
+
+
+def _by_blocks(params, batch: Batch, splice, pos_BT, cache, config, block):
+  """(hidden_BTD of the last position alone, head, cache).
+
+  One program for any number of blocks.
+  """
+  rows, time = pos_BT.shape
+  count = -(-time // block)
+  block = -(-time // count)
+  slots = cache.k_BKHS[0].shape[3]
+
+  def blocks(x_BT, fill):
+    pad = (0, 0), (0, count * block - time)
+    x_BT = jnp.pad(x_BT, pad, constant_values=fill)
+    return x_BT.reshape(rows, count, block).swapaxes(0, 1)
+
+  last_B1 = batch.valid_BT.sum(1, keepdims=True) - 1
+
+  def step(carry, xs):
+    last_BD, cache = carry
+    tokens_BT, audio_index_BT, pos_BT = xs
+    hidden_BTD, _, cache = _cached(
+      params, tokens_BT, splice(audio_index_BT), pos_BT, cache, config
+    )
+    # One position of one block is a row's last: a sum is a choice.
+    keep_BT1 = (pos_BT == last_B1)[..., None]
+    return (last_BD + jnp.where(keep_BT1, hidden_BTD, 0).sum(1), cache), None
+
+  dtype = params["decoder"]["embed_VD"].dtype
+  start = jnp.zeros((rows, config.decoder.width), dtype), cache
+  # What is written at `slots` is dropped.
+  xs = (
+    blocks(batch.tokens_BT, 0),
+    blocks(batch.audio_index_BT, -1),
+    blocks(pos_BT, slots),
+  )
+  (last_BD, cache), _ = jax.lax.scan(step, start, xs)
+  decoder = params["decoder"]
+  head = decoder["embed_VD" if config.decoder.tied else "head_DV"]
+  return last_BD[:, None], head, cache
 
 
 def decode(params, token_B, pos_B, cache, *, config: Config):

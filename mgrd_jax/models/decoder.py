@@ -93,18 +93,25 @@ def logits(hidden_BTD, head, config: DecoderConfig):
 def unstack(params: dict) -> dict:
   """The decoder's parameters with "layers", a tuple of one dict a layer.
 
-  Give it up (donate it, or drop the reference) as it goes: a stack and its
-  layers are both in memory until then.
+  Takes the stacks out of `params`, so that no more than one of them is held
+  twice.  A layer lies on the devices as its stack did.
   """
-  params = dict(params)
-  stacked = {n: params.pop(n) for n in sorted(params) if _stacked(n)}
-  layers: list[dict] = [{} for _ in next(iter(stacked.values()))]
-  while stacked:
-    name, leaf = stacked.popitem()
+  names = sorted(name for name in params if _stacked(name))
+  layers: list[dict] = [{} for _ in range(len(params[names[0]]))]
+  for name in names:
+    leaf = params.pop(name)
     stem, axes = name.rsplit("_", 1)
-    for layer, part in zip(layers, leaf, strict=True):
-      layer[f"{stem}_{axes[1:]}"] = part
+    for i, layer in enumerate(layers):
+      layer[f"{stem}_{axes[1:]}"] = _layer(leaf, i)
   return params | {"layers": tuple(layers)}
+
+
+def _layer(leaf, i: int):
+  if not isinstance(leaf, jax.Array):
+    return leaf[i]
+  # Not by iteration, which gathers what is split and puts it on one device.
+  part = jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
+  return jax.device_put(part, sharding.of_layer(leaf.sharding))
 
 
 def _stacked(name: str) -> bool:

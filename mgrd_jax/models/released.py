@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mgrd_jax.models.adapter import AdapterConfig
 from mgrd_jax.models.audio_encoder import EncoderConfig
@@ -49,6 +49,7 @@ class Config:
   patch_id: int | None = None
 
 
+DTYPES = ("bfloat16", "float16", "float32")
 # What the published files say, as far as it is a size; read for shapes where
 # no checkpoint is at hand, never in place of its file.
 _ENCODER = dict(
@@ -331,6 +332,20 @@ def from_json(config: Mapping) -> Config:
   return read(config)
 
 
+def as_served(config: Config) -> Config:
+  """Step-Audio as its server counts and masks: its tail's frames are valid.
+
+  The server is the publisher's fork of vLLM; see `features.token_count`.
+
+  Raises:
+    ValueError: a model of another family.
+  """
+  if config.family != STEP_AUDIO:
+    raise ValueError(f"{config.family} is counted in one way alone")
+  encoder = dataclasses.replace(config.encoder, tail=0)
+  return dataclasses.replace(config, encoder=encoder)
+
+
 def read(folder) -> Config:
   """`from_json` of folder/config.json.
 
@@ -338,9 +353,36 @@ def read(folder) -> Config:
     ValueError: it is absent, not JSON, or not one of these models; names the
       file and the field.
   """
+  return _read(folder, from_json)
+
+
+def dtype(folder) -> str | None:
+  """The dtype that folder/config.json says to compute in; None if it is mute.
+
+  Raises:
+    ValueError: as `read`, or a dtype that no released model has.
+  """
+  return _read(folder, _dtype)
+
+
+def _dtype(config: Mapping) -> str | None:
+  parts = [config]
+  if isinstance(config, Mapping):
+    parts.append(config.get("text_config"))
+  for part in (p for p in parts if isinstance(p, Mapping)):
+    for field in ("torch_dtype", "dtype"):
+      found = part.get(field)
+      if found is not None and found not in DTYPES:
+        raise ValueError(f"{field}: {found!r} is none of {', '.join(DTYPES)}")
+      if found is not None:
+        return found
+  return None
+
+
+def _read(folder, parse: Callable):
   path = pathlib.Path(folder) / "config.json"
   try:
-    return from_json(json.loads(path.read_text(encoding="utf-8")))
+    return parse(json.loads(path.read_text(encoding="utf-8")))
   except FileNotFoundError as error:
     raise ValueError(
       f"{path}: no such file; name the folder of a checkpoint"

@@ -284,9 +284,9 @@ def copy_rest(
 ) -> None:
   """Copies what is not weights: config, tokenizer, code, folders.
 
-  config.json comes last, so that a folder cut short looks like none.
-
-  The index is left out unless it is asked for.
+  config.json comes last, so that a folder cut short looks like none.  The
+  index is left out unless it is asked for, and so are hidden folders: what
+  git keeps of a clone is the weights once more.
   """
   files = [
     path
@@ -297,7 +297,9 @@ def copy_rest(
   ]
   # A release may have folders too, such as its vocoder's.
   for path in sorted(p for p in source.iterdir() if p.is_dir()):
-    shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+    inside = target.resolve().is_relative_to(path.resolve())
+    if not path.name.startswith(".") and not inside:
+      shutil.copytree(path, target / path.name, dirs_exist_ok=True)
   for path in sorted(files, key=lambda p: (p.name == "config.json", p.name)):
     shutil.copyfile(path, target / path.name)
 

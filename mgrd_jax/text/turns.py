@@ -151,7 +151,7 @@ def row(
     tokenizer: of a released model, or one that has its family's tokens.
     messages, family, exact, tools, prefill: as for `render`.
     target: a response, tokenised on its own; the loss covers it.
-    context: most tokens that fit.
+    context: most tokens that fit, a response's first among them.
 
   Raises:
     ValueError: as `render`; a special token in a text (an exact template
@@ -199,11 +199,13 @@ def _expanded(tokenizer, text, messages, family, *, bare):
 def _assembled(tokenizer, head, spans, target, context) -> chat.Row:
   rest = tokenizer.encode(target)
   length = len(head) + len(rest)
-  if context is not None and length > context:
+  # A prompt that fills the context leaves no room for an answer.
+  if context is not None and max(length, len(head) + 1) > context:
     audio = sum(count for _, count in spans)
     raise ValueError(
       f"a prompt of {length} tokens, {audio} of them audio, where the context "
-      f"is {context}; shorten the question or the clips"
+      f"is {context}, answer included (max_position_embeddings in the "
+      "checkpoint's config.json); shorten the question or the clips"
     )
   tokens = np.asarray([*head, *rest], np.int32)
   loss = np.arange(length) >= len(head)

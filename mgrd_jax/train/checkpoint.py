@@ -31,17 +31,19 @@ def save(path, tree) -> None:
     checkpointer.save(path, tree)
 
 
-def shapes(path):
+def shapes(path, like):
   """The tree that `save` wrote, as ShapeDtypeStructs; nothing is loaded.
 
   Raises:
     CheckpointError: there is none.
+    MismatchError: it has other names or shapes than `like`.
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
     raise CheckpointError(f"{path}: no checkpoint here")
   with ocp.StandardCheckpointer() as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
+  _check(path, tree, like)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
@@ -51,7 +53,8 @@ def restore(path, like=None):
   Args:
     path: the folder that `save` wrote.
     like: a pytree of arrays or ShapeDtypeStructs that gives structure,
-      shapes and shardings; without it, nested dicts of arrays.
+      shapes and shardings; without it, nested dicts of arrays.  What has no
+      sharding comes to the default device, wherever it was saved from.
 
   Raises:
     CheckpointError: there is none, or it is torn.
@@ -60,14 +63,13 @@ def restore(path, like=None):
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
     raise CheckpointError(f"{path}: no checkpoint here")
-  target = None
-  if like is not None:
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
+      stored = checkpointer.metadata(path).item_metadata.tree
       if like is not None:
         # Asked first: the reader's own complaint names no parameter.
-        _check(path, checkpointer.metadata(path).item_metadata.tree, like)
+        _check(path, stored, like)
+      target = jax.tree.map(_placed, stored if like is None else like)
       return checkpointer.restore(path, target)
   except CheckpointError:
     raise
@@ -76,6 +78,15 @@ def restore(path, like=None):
     raise CheckpointError(
       f"{path}: cannot be restored ({reason[0] if reason else error!r})"
     ) from error
+
+
+def _placed(leaf) -> jax.ShapeDtypeStruct:
+  """What is to be read, and to which device."""
+  placed = getattr(leaf, "sharding", None)
+  if not isinstance(placed, jax.sharding.Sharding):
+    device = jax.config.jax_default_device or jax.local_devices()[0]
+    placed = jax.sharding.SingleDeviceSharding(device)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
 
 
 def _check(path, stored, like) -> None:

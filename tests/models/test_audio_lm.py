@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +154,47 @@ def test_cached_decoding_equals_the_full_forward_token_by_token():
     close(step_BV, full_BTV[rows, len_B + step - 1])
     step_BV, cache = DECODE(PARAMS, jnp.full(3, token), len_B + step, cache)
   close(step_BV, full_BTV[rows, len_B + len(texts) - 1])
+
+
+def prompts():
+  """Rows of three lengths; 20 columns are no multiple of a block."""
+  items = [
+    toys.item([1] * 9, A, [2] * 6),
+    toys.item([3], B, [4]),
+    toys.item([1, 2, 3, 4], C, [5, 6], A, [7]),
+  ]
+  return toys.batch(items, time=20, clips=2)
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_a_prefill_by_blocks_is_that_of_the_whole_prompt(kind):
+  part = dataclasses.replace(toys.CONFIG.adapter, kind=kind)
+  config = dataclasses.replace(toys.CONFIG, adapter=part)
+  params = toys.params(config=config)
+  prefill = functools.partial(audio_lm.prefill, config=config, slots=24)
+  whole_BV, whole = toys.jit(prefill)(params, prompts())
+  for block in (8, 20):
+    by_blocks = toys.jit(functools.partial(prefill, block=block))
+    logits_BV, cache = by_blocks(params, prompts())
+    np.testing.assert_allclose(logits_BV, whole_BV, atol=1e-5)
+    assert toys.difference(cache, whole) < 1e-5
+
+
+def test_no_scores_of_a_prefill_by_blocks_are_as_long_as_the_prompt():
+  def scores(time, block):
+    batch = toys.batch([toys.item([1] * 9, A, [2])], time=time)
+    prefill = functools.partial(toys.prefill, slots=52, block=block)
+    text = str(jax.make_jaxpr(prefill)(PARAMS, batch))
+    shapes = [
+      [*map(int, s.split(","))] for s in re.findall(r"f32\[(.+?)\]", text)
+    ]
+    found = {max(np.prod(s) // 52 for s in shapes if 52 in s)}
+    return found, text.count("\n")
+
+  # Four heads.
+  assert scores(40, 0)[0] == {4 * 40}
+  (few, lines), (many, more) = scores(20, 10), scores(40, 10)
+  assert few == many and lines == more
 
 
 def test_a_cache_holds_what_its_own_weights_and_clip_wrote():

@@ -147,9 +147,15 @@ def test_folders_beside_the_weights_are_copied(tmp_path):
   inner = pathlib.Path("token2wav", "speaker", "voice.bin")
   (folder / inner).parent.mkdir(parents=True)
   (folder / inner).write_bytes(b"\0voice")
+  (folder / ".git" / "lfs").mkdir(parents=True)
   params = convert.load(folder, config)
   convert.save(params, config, tmp_path / "out", like=folder)
   assert (tmp_path / "out" / inner).read_bytes() == b"\0voice"
+  assert not (tmp_path / "out" / ".git").exists()
+  # A result within its source is not copied into itself.
+  convert.save(params, config, folder / "new", like=folder)
+  assert not (folder / "new" / ".new.part").exists()
+  assert (folder / "new" / inner).exists()
 
 
 def test_float32_parameters_go_back_to_the_dtype_they_came_from(tmp_path):
@@ -224,6 +230,29 @@ def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
   assert {s.data.size for s in gate.addressable_shards} == {gate.size // 4}
   convert.save(spread, config, tmp_path / "out", like=folder)
   assert checkpoints.contents(tmp_path / "out") == checkpoints.contents(folder)
+
+
+def test_layers_of_their_own_lie_as_their_stack_did(tmp_path, family, config):
+  if jax.device_count() != 8:
+    pytest.skip("needs eight devices")
+  mesh = sharding.make_mesh((1, 4, 2))
+  shardings = sharding.shardings(mesh, audio_lm.abstract(config))
+  folder = checkpoints.write(tmp_path / "in", checkpoints.FAMILIES[family])
+  params = convert.load(folder, config, shardings=shardings)
+  stacks = {
+    name: (np.asarray(leaf), leaf.sharding)
+    for name, leaf in params["decoder"].items()
+  }
+  alone = audio_lm.unstack(params)["decoder"]
+  assert not [n for n in params["decoder"] if "_L" in n]
+  assert len(alone["layers"]) == config.decoder.layers
+  for i, layer in enumerate(alone["layers"]):
+    for name, leaf in layer.items():
+      stack, placed = stacks["_L".join(name.rsplit("_", 1))]
+      np.testing.assert_array_equal(leaf, stack[i])
+      assert tuple(leaf.sharding.spec) == tuple(placed.spec[1:]), name
+  gate = alone["layers"][0]["gate_DF"]
+  assert {s.data.size for s in gate.addressable_shards} == {gate.size // 8}
 
 
 def test_every_tensor_at_fault_is_listed_with_both_names(tmp_path):

@@ -10,17 +10,8 @@ import pytest
 
 from tests.parity import cases, ours
 
-# Of several alike, those that differ most; `make parity` runs them all.
-NAMES = (
-  "step-audio-2",
-  "step-audio-7",
-  "step-audio-waves",
-  "qwen2-audio-1",
-  "qwen2-audio-2",
-)
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(cases.CASES))
 def test_logits_and_greedy_ids_are_those_of_the_reference(name, tmp_path):
   case = cases.CASES[name]
   cases.write(tmp_path, case, cases.stored_shapes(name))

@@ -91,3 +91,27 @@ def test_theta_is_read_where_transformers_5_writes_it():
     "rope_theta": 5e5, "rope_type": "default",
   }  # fmt: skip
   assert released.from_json(config).decoder.rope_theta == 5e5
+
+
+@pytest.mark.parametrize(
+  "config, found",
+  [
+    ({"torch_dtype": "bfloat16"}, "bfloat16"),
+    ({"dtype": "float16"}, "float16"),
+    ({"text_config": {"torch_dtype": "float32"}}, "float32"),
+    ({"dtype": "float16", "text_config": {"dtype": "float32"}}, "float16"),
+    ({"torch_dtype": None}, None),
+    ([], None),
+  ],
+)
+def test_the_config_says_what_to_compute_in(tmp_path, config, found):
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  assert released.dtype(tmp_path) == found
+
+
+def test_a_dtype_of_no_released_model_is_named(tmp_path):
+  (tmp_path / "config.json").write_text('{"torch_dtype": "int8"}')
+  with pytest.raises(ValueError) as refused:
+    released.dtype(tmp_path)
+  where = f"{tmp_path / 'config.json'}: torch_dtype: 'int8' is none of "
+  assert str(refused.value).startswith(where)

@@ -1,5 +1,7 @@
 """Sampler and trainer hear the same clip, at lengths around a chunk (trap 28).
 
+A question of text alone is in the batch too.
+
     waves -> log-mel -> states -> rlvr.Sampler -> batch of generate, Rollout
 """
 
@@ -43,22 +45,23 @@ def states(mel_BRM, len_B):
 @pytest.fixture(scope="module")
 def context():
   refs = [str(s) for s in SECONDS]
+  clips_of = {ref: (ref,) for ref in refs} | {"text": ()}
   clips = clips_lib.load(Noise(), refs, jax.jit(features.log_mel), batch=1)
   examples = [
     schema.Example(
-      id=ref,
+      id=name,
       question=QUESTION,
       answer="high",
       answer_type="choice",
       options=("high", "low"),
-      audio=(ref,),
+      audio=heard,
     )
-    for ref in refs
+    for name, heard in clips_of.items()
   ]
   enc = clips_lib.encode(clips, states, batch=1)
   config = rlvr_config.get_config("smoke")
   config.samples, config.min_selected = SAMPLES, 1
-  config.prompts = {"audio": len(refs), "text": 0}
+  config.prompts = {"audio": len(refs), "text": 1}
   return assembly.Context(
     config, None, tokenizer(), toys.CONFIG, examples, clips, enc, {}, []
   )
@@ -96,13 +99,14 @@ def test_the_trainer_reads_the_very_features_that_were_sampled_from(
   context, heard
 ):
   prompts, rollout = heard
-  # One clip a row: slot b is row b's.
+  # At most one clip a row: slot b is row b's.
   sampled = [digest(enc_AE) for enc_AE in prompts.enc_BAE]
   trained = [digest(enc_AE) for enc_AE in rollout.batch.enc_BAE]
   assert trained == [one for one in sampled for _ in range(SAMPLES)]
-  assert len(set(sampled)) == len(SECONDS)
+  assert len(set(sampled)) == len(SECONDS) + 1
   for row, enc_AE in zip(rollout.example_B, rollout.batch.enc_BAE, strict=True):
-    own_AE = context.enc[context.examples[row].audio[0]]
+    refs = context.examples[row].audio
+    own_AE = context.enc[refs[0]] if refs else enc_AE[:0]
     np.testing.assert_array_equal(enc_AE[: len(own_AE)], own_AE)
     assert not enc_AE[len(own_AE) :].any()
 
@@ -112,8 +116,8 @@ def test_both_count_the_tokens_of_the_table(context, heard):
   patch = tokenizer().id("<audio_patch>")
   prompt_BT, row_BT = prompts.tokens_BT, rollout.batch.tokens_BT
   for row, at in enumerate(rollout.example_B):
-    clip = context.clips[context.examples[at].audio[0]]
-    count = features.token_count(clip.samples)
+    refs = context.examples[at].audio
+    count = sum(features.token_count(context.clips[r].samples) for r in refs)
     b, time = row // SAMPLES, prompt_BT.shape[1]
     for tokens_T, index_T, slot in (
       (prompt_BT[b], prompts.audio_index_BT[b], b),
@@ -128,3 +132,16 @@ def test_both_count_the_tokens_of_the_table(context, heard):
     length = rollout.prompt_len_B[row]
     assert length <= time
     np.testing.assert_array_equal(row_BT[row, :length], prompt_BT[b, :length])
+
+
+def test_a_row_of_text_hears_no_clip(context, heard):
+  prompts, rollout = heard
+  is_text = [not context.examples[at].audio for at in rollout.example_B]
+  assert is_text == [False] * len(SECONDS) * SAMPLES + [True] * SAMPLES
+  index_BT = rollout.batch.audio_index_BT
+  assert (index_BT[is_text] == -1).all()
+  assert (prompts.audio_index_BT[is_text[::SAMPLES]] == -1).all()
+  # Nothing where its clip would be, in either batch.
+  assert not rollout.batch.enc_BAE[is_text].any()
+  assert not prompts.enc_BAE[is_text[::SAMPLES]].any()
+  assert (index_BT[~np.array(is_text)] >= 0).any(1).all()

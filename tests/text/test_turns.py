@@ -304,14 +304,17 @@ def test_a_plain_prompt_in_ids(released):
 def test_an_over_long_prompt_is_refused_with_both_lengths(released, family):
   ask = [Message("user", (LONG, "so"))]
   length = len(turns.row(released[family], ask, family).tokens)
-  turns.row(released[family], ask, family, context=length)
+  # A prompt leaves room for a token of the answer.
+  turns.row(released[family], ask, family, context=length + 1)
   wrong = (
-    f"{length} tokens, 338 of them audio, where the context is {length - 1}"
+    f"{length} tokens, 338 of them audio, where the context is {length}, "
+    r"answer included \(max_position_embeddings in .*config.json\)"
   )
   with pytest.raises(ValueError, match=wrong):
-    turns.row(released[family], ask, family, context=length - 1)
+    turns.row(released[family], ask, family, context=length)
+  turns.row(released[family], ask, family, context=length + 2, target="ab")
   with pytest.raises(ValueError, match=f"prompt of {length + 2} tokens"):
-    turns.row(released[family], ask, family, context=length, target="ab")
+    turns.row(released[family], ask, family, context=length + 1, target="ab")
 
 
 @pytest.mark.parametrize("role", ["system", "user", "human"])

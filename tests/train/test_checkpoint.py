@@ -1,11 +1,16 @@
 """Checkpoints: bitwise, whole, and refused when they do not fit."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mgrd_jax.train import checkpoint, optim, steps
+from tests.conftest import ROOT
 
 
 def state(width=3, step=7):
@@ -38,6 +43,35 @@ def test_parameters_come_back_as_nested_dicts_without_a_template(tmp_path):
   saved = state().params
   checkpoint.save(tmp_path / "ckpt", saved)
   assert_bitwise(checkpoint.restore(tmp_path / "ckpt"), saved)
+
+
+def test_what_another_device_held_comes_to_this_one(tmp_path):
+  """A GPU's checkpoint on a laptop: the device that is named is not there."""
+  last = jax.devices()[-1]
+  saved = jax.tree.map(lambda x: jax.device_put(x, last), state().params)
+  checkpoint.save(tmp_path / "ckpt", saved)
+  code = f"""
+import jax
+from mgrd_jax.train import checkpoint
+assert jax.device_count() == 1
+found = checkpoint.restore({str(tmp_path / "ckpt")!r})
+print(float(found["decoder"]["up_DF"].sum()))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert float(done.stdout) == float(saved["decoder"]["up_DF"].sum())
+
+
+def test_the_default_device_is_asked_for_by_its_context(tmp_path):
+  checkpoint.save(tmp_path / "ckpt", state().params)
+  with jax.default_device(jax.devices()[-1]):
+    found = checkpoint.restore(tmp_path / "ckpt")
+  assert found["decoder"]["up_DF"].devices() == {jax.devices()[-1]}
 
 
 def test_saving_again_replaces_what_was_there(tmp_path):
