@@ -43,7 +43,7 @@ def judged(think: str, waves) -> list[dict]:
   spoken_of = {claim.clip for claim in claims if claim.clip < len(waves)}
   long = {at for at in spoken_of if len(waves[at]) > features.WINDOW}
   facts = [
-    measure.facts(wave_W) if at in spoken_of - long else None
+    measure.facts(wave_W) if at in spoken_of - long else {}
     for at, wave_W in enumerate(waves)
   ]
   if long:

@@ -121,7 +121,9 @@ def same_run(field: str, folder, config, names: Sequence[str]) -> None:
   else:
     return
   made = files.read_json(home / "config.json")
-  made, now = dict(fields(made)), dict(fields(config.to_dict()))
+  # As JSON too, which knows no tuples.
+  now = json.loads(json.dumps(config.to_dict(), default=list))
+  made, now = dict(fields(made)), dict(fields(now))
   for name in sorted(made.keys() | now.keys()):
     asked = any(f"{name}.".startswith(f"{n}.") for n in names)
     if asked and made.get(name) != now.get(name):

@@ -365,7 +365,7 @@ def dtype(folder) -> str | None:
   return _read(folder, _dtype)
 
 
-def _dtype(config: Mapping) -> str | None:
+def _dtype(config) -> str | None:
   parts = [config]
   if isinstance(config, Mapping):
     parts.append(config.get("text_config"))

@@ -186,7 +186,7 @@ def test_no_scores_of_a_prefill_by_blocks_are_as_long_as_the_prompt():
     prefill = functools.partial(toys.prefill, slots=52, block=block)
     text = str(jax.make_jaxpr(prefill)(PARAMS, batch))
     shapes = [
-      [*map(int, s.split(","))] for s in re.findall(r"f32\[(.+?)\]", text)
+      [*map(int, s.split(","))] for s in re.findall(r"f32\[([\d,]+)\]", text)
     ]
     found = {max(np.prod(s) // 52 for s in shapes if 52 in s)}
     return found, text.count("\n")
