@@ -2,9 +2,10 @@
 
   python -m experiments.bench load|decode|features [--json=FILE] [--quick]
 
-Both sides run in turn on the same cores, with an accelerator too, each after a
-rest and after a run that does not count (compilation, page cache).  Medians; a
-ratio is ours / the other's, its spread the extremes of the turns.
+Both sides run in turn on the same cores of the CPU, whatever else there is,
+each after a rest and after a run that does not count (compilation, page
+cache).  Medians; a ratio is ours / the other's, its spread the extremes of the
+turns.
 """
 
 import json

@@ -32,16 +32,20 @@ def test_the_numbers_are_those_of_the_difference():
   }
 
 
+def test_the_probe_is_counted_as_the_config_says(tmp_path):
+  folder = checkpoints.write(tmp_path / "x", checkpoints.STEP)
+  config = released.read(folder)
+  # 130 mel frames.
+  for one, count in ((config, 16), (released.as_served(config), 17)):
+    assert precision._probe(one, precision.chirp(1.3)).spans[0][1] == count
+
+
 def test_the_command_prints_one_line(tmp_path, capsys):
   folder = checkpoints.write(tmp_path / "x", checkpoints.STEP)
-  assert convert.main(["precision", f"--checkpoint={folder}"]) == 0
+  flags = ["precision", f"--checkpoint={folder}", "--count=vllm"]
+  assert convert.main(flags) == 0
   out = capsys.readouterr().out
   assert out.count("\n") == 1 and "bfloat16 differ from float32" in out
-  counted = ["precision", f"--checkpoint={folder}", "--count=vllm"]
-  assert convert.main(counted) == 0
-  # The chirp's last two frames are heard as well.
-  served = capsys.readouterr().out
-  assert "bfloat16 differ from float32" in served and served != out
   clip = tmp_path / "none.wav"
   flags = ["precision", f"--checkpoint={folder}", f"--clip={clip}"]
   assert convert.main(flags) == 1
