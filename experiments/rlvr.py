@@ -197,8 +197,8 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
   shown = {n: parts[n.removeprefix("think_")] for n in names}
   # Apart as well: the two are paid by different rewards.
   by_modality = {
-    f"rollout/{name}/{modality}": float(part_B[keep_B].mean())
-    for modality, keep_B in (("audio", audio_B), ("text", ~audio_B))
+    f"rollout/{name}/{kind}": float(part_B[keep_B].mean())
+    for kind, keep_B in (("audio", audio_B), ("text", ~audio_B))
     for name, part_B in shown.items()
     if keep_B.any()
   }

@@ -38,9 +38,7 @@ def shapes(path, like):
     CheckpointError: there is none.
     MismatchError: it has other names or shapes than `like`.
   """
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise CheckpointError(f"{path}: no checkpoint here")
+  path = _existing(path)
   with ocp.StandardCheckpointer() as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
   _check(path, tree, like)
@@ -60,9 +58,7 @@ def restore(path, like=None):
     CheckpointError: there is none, or it is torn.
     MismatchError: it is of another model; names the first difference.
   """
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise CheckpointError(f"{path}: no checkpoint here")
+  path = _existing(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
@@ -78,6 +74,13 @@ def restore(path, like=None):
     raise CheckpointError(
       f"{path}: cannot be restored ({reason[0] if reason else error!r})"
     ) from error
+
+
+def _existing(path) -> pathlib.Path:
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise CheckpointError(f"{path}: no checkpoint here")
+  return path
 
 
 def _placed(leaf) -> jax.ShapeDtypeStruct:

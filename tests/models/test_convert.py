@@ -211,12 +211,19 @@ def test_other_spellings_of_transformers_are_read_and_kept(
   assert checkpoints.contents(tmp_path / "out") == checkpoints.contents(folder)
 
 
-def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
+def on_mesh(tmp_path, family, config, shape):
+  """A checkpoint, and where its model's leaves lie on eight devices."""
   if jax.device_count() != 8:
     pytest.skip("needs eight devices")
-  mesh = sharding.make_mesh((2, 2, 2))
-  shardings = sharding.shardings(mesh, audio_lm.abstract(config))
-  folder = checkpoints.write(tmp_path / "in", checkpoints.FAMILIES[family])
+  shardings = sharding.shardings(
+    sharding.make_mesh(shape), audio_lm.abstract(config)
+  )
+  family_json = checkpoints.FAMILIES[family]
+  return checkpoints.write(tmp_path / "in", family_json), shardings
+
+
+def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
+  folder, shardings = on_mesh(tmp_path, family, config, (2, 2, 2))
   alone = convert.load(folder, config)
   wide = convert.load(folder, config, dtype="float32", shardings=shardings)
   spread = convert.load(folder, config, shardings=shardings)
@@ -233,11 +240,7 @@ def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
 
 
 def test_layers_of_their_own_lie_as_their_stack_did(tmp_path, family, config):
-  if jax.device_count() != 8:
-    pytest.skip("needs eight devices")
-  mesh = sharding.make_mesh((1, 4, 2))
-  shardings = sharding.shardings(mesh, audio_lm.abstract(config))
-  folder = checkpoints.write(tmp_path / "in", checkpoints.FAMILIES[family])
+  folder, shardings = on_mesh(tmp_path, family, config, (1, 4, 2))
   params = convert.load(folder, config, shardings=shardings)
   stacks = {
     name: (np.asarray(leaf), leaf.sharding)
