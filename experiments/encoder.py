@@ -154,7 +154,7 @@ def recognised(context, params, heads, classes) -> dict:
   )
 
   @jax.jit
-  def read(mel_BRM, len_B):
+  def read(params, mel_BRM, len_B):
     encode = functools.partial(audio_lm.encode, config=context.model)
     states = encode(params["encoder"], mel_BRM, len_B)
     return heads.apply({"params": params["heads"]}, *states)[1]
@@ -167,7 +167,7 @@ def recognised(context, params, heads, classes) -> dict:
     part = elements[start : start + size]
     part += part[:1] * (size - len(part))
     batch = _collate(part, frames=frames, classes_N=classes_N)
-    class_BNV = np.array(read(batch["mel_BRM"], batch["len_B"]))
+    class_BNV = np.array(read(params, batch["mel_BRM"], batch["len_B"]))
     for b, n in np.argwhere(batch["label_BN"] >= 0):
       if start + b < len(elements):
         guess = class_BNV[b, n, : classes_N[n]].argmax()
@@ -187,14 +187,17 @@ def run(config, workdir, context=None) -> dict:
   data, word_ids, classes = batches(context, config)
   # Model: encoder and the heads that are dropped afterwards.
   key = jax.random.key(config.seed)
-  params = audio_lm.init(key, context.model)
+  init = functools.partial(audio_lm.init, config=context.model)
+  params = jax.jit(init)(key)
   heads = recognition.RecognitionHeads(
     len(word_ids) + 1, len(classes), max(len(v) for v in classes.values())
   )
   width = context.model.encoder.width
   trained = {
     "encoder": params["encoder"],
-    "heads": recognition.init_heads(key, heads, width),
+    "heads": jax.jit(
+      functools.partial(recognition.init_heads, heads=heads, width=width)
+    )(key),
   }
   # Step.
   tx = optim.named(**config.optim, steps=config.steps)

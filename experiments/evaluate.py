@@ -35,7 +35,10 @@ def respond(
     assembly.prompt_item(context, e, refs=r, hint=hint, direct=direct)
     for e, r in zip(examples, refs, strict=True)
   ]
-  shape = transforms.shape_of(items, width=context.model.encoder.width)
+  # Coarse, so that all modes share a program.
+  shape = transforms.shape_of(
+    items, multiple=16, width=context.model.encoder.width
+  )
   generate = assembly.generator(
     context,
     params,

@@ -175,7 +175,8 @@ def run(config, workdir, context=None) -> dict:
   if not kept:
     print(f"{workdir.name}: no chain passed the filters; SFT on replay only")
   # Fine-tune on what was kept, with replay.
-  sft.run(config, workdir, context, extra=kept)
+  asked = questions(context, config)
+  sft.run(config, workdir, context, extra=kept, asked=asked)
   return funnel
 
 

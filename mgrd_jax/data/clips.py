@@ -75,14 +75,14 @@ def load(
     store: where the refs lead.
     refs: distinct refs.
     log_mel: (wave_BW, len_B) -> mel_BRM.
-    batch: clips a call; shapes are few, padded to half seconds.
+    batch: clips a call; shapes are few, padded to whole seconds.
 
   Raises:
     AudioError: a clip cannot be read; names it.
   """
   waves = [store.wave(ref) for ref in refs]
   found: dict[str, Clip] = {}
-  step = features.RATE // 2
+  step = features.RATE
   for padded, indices in bucketed([len(w) for w in waves], batch, step):
     wave_BW = _pad([waves[i] for i in indices], batch, padded)
     len_B = np.full(batch, step, np.int32)
@@ -111,7 +111,7 @@ def encode(
   refs = list(clips)
   states: dict[str, np.ndarray] = {}
   lengths = [len(clips[r].mel_RM) for r in refs]
-  for padded, indices in bucketed(lengths, batch, 50):
+  for padded, indices in bucketed(lengths, batch, 100):
     rows = [clips[refs[i]] for i in indices]
     mel_BRM = _pad([c.mel_RM for c in rows], batch, padded)
     len_B = np.full(batch, 48, np.int32)

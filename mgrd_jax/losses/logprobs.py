@@ -41,9 +41,11 @@ def token_logprobs(
   next_BS = jnp.roll(tokens_BT, -1, axis=-1)
   if at_BS is not None:
     next_BS = jnp.take_along_axis(next_BS, at_BS, axis=-1)
-  picked_BSV = jnp.take_along_axis(scaled_BSV, next_BS[..., None], axis=-1)
-  normaliser_BS = jax.nn.logsumexp(scaled_BSV, axis=-1)
-  found_BS = picked_BSV[..., 0] - normaliser_BS
+  # Sums over one place, not gathers: what gathers leave to the backward pass
+  # is a scatter, and that is a serial loop on a CPU.
+  is_next_BSV = next_BS[..., None] == jnp.arange(scaled_BSV.shape[-1])
+  picked_BS = jnp.where(is_next_BSV, scaled_BSV, 0.0).sum(-1)
+  found_BS = picked_BS - jax.nn.logsumexp(scaled_BSV, axis=-1)
   return _shift_right(_spread(found_BS, at_BS, tokens_BT.shape[-1]))
 
 
@@ -106,10 +108,8 @@ def _spread(x_BS, at_BS, time):
   """Columns at_BS of a row, which are consecutive, back in their places."""
   if at_BS is None:
     return x_BS
-  place_BT = jnp.arange(time) - at_BS[:, :1]
-  inside_BT = (place_BT >= 0) & (place_BT < x_BS.shape[1])
-  place_BT = jnp.clip(place_BT, 0, x_BS.shape[1] - 1)
-  return jnp.where(inside_BT, jnp.take_along_axis(x_BS, place_BT, axis=1), 0.0)
+  at_BST = at_BS[..., None] == jnp.arange(time)
+  return jnp.where(at_BST, x_BS[..., None], 0.0).sum(-2)
 
 
 def _shift_right(x_BT):

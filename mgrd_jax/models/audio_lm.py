@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from mgrd_jax.audio import features
 from mgrd_jax.models import adapter as adapter_lib
-from mgrd_jax.models import audio_encoder, released
+from mgrd_jax.models import audio_encoder, layers, released
 from mgrd_jax.models import decoder as decoder_lib
 from mgrd_jax.models.released import Config
 from mgrd_jax.types import Batch
@@ -179,7 +179,7 @@ def apply(params, batch: Batch, at_BS=None, *, config: Config):
   """
   hidden_BTD, head = _hidden(params, batch, config)
   if at_BS is not None:
-    hidden_BTD = jnp.take_along_axis(hidden_BTD, at_BS[..., None], axis=1)
+    hidden_BTD = layers.columns(hidden_BTD, at_BS)
   return decoder_lib.logits(hidden_BTD, head, config.decoder)
 
 

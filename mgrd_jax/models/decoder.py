@@ -180,7 +180,7 @@ class Decoder(nn.Module):
       head = self.param("head_DV", layers.fan_in(D), (D, V))
     norm_D = self.param("norm_D", nn.initializers.ones, (D,))
     w = self.weights() if stack is None else None
-    x = splice(embed_VD[tokens_BT])
+    x = splice(layers.take(embed_VD, tokens_BT))
     if cache is None:
       time = tokens_BT.shape[1]
       causal = jnp.tril(jnp.ones((time, time), bool))[None]

@@ -49,6 +49,48 @@ def swiglu(x_BTD, gate_DF, up_DF, down_FD):
   return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, down_FD)
 
 
+# XLA's scatter on a CPU is a serial loop, some 9 us a row; up to this many
+# rows of a table, its gradient is cheaper as a product with the one-hot ids.
+_SMALL_TABLE = 4096
+
+
+@jax.custom_vjp
+def take(
+  table_VD: Float[Array, "V D"], ids_BT: Int[Array, "*B T"]
+) -> Float[Array, "*B T D"]:
+  """Rows of a table, as table_VD[ids_BT]; ids are in range."""
+  return table_VD[ids_BT]
+
+
+def _take_forward(table_VD, ids_BT):
+  return table_VD[ids_BT], (table_VD, ids_BT)
+
+
+def _take_backward(saved, grad_BTD):
+  table_VD, ids_BT = saved
+  if len(table_VD) > _SMALL_TABLE:
+    return jnp.zeros_like(table_VD).at[ids_BT].add(grad_BTD), None
+  ids_T, grad_TD = ids_BT.reshape(-1), grad_BTD.reshape(-1, table_VD.shape[1])
+  at_TV = (ids_T[:, None] == jnp.arange(len(table_VD))).astype(grad_TD.dtype)
+  exact = jax.lax.Precision.HIGHEST
+  grad_VD = jnp.einsum("TV,TD->VD", at_TV, grad_TD, precision=exact)
+  return grad_VD.astype(table_VD.dtype), None
+
+
+take.defvjp(_take_forward, _take_backward)
+
+
+def columns(
+  x_BTD: Float[Array, "B T D"], at_BS: Int[Array, "B S"]
+) -> Float[Array, "B S D"]:
+  """Columns at_BS of each row, as a product: its gradient is one too."""
+  at_BST = at_BS[..., None] == jnp.arange(x_BTD.shape[1])
+  exact = jax.lax.Precision.HIGHEST
+  return jnp.einsum(
+    "BST,BTD->BSD", at_BST.astype(x_BTD.dtype), x_BTD, precision=exact
+  )
+
+
 def conv1d(x, kernel, bias, *, stride: int):
   """Width-3 convolution over the middle axis, padding 1, as one matmul.
 
