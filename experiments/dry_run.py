@@ -44,13 +44,17 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """One kind of batch of a stage: rows x columns, so many times."""
+  """One kind of batch of a stage: rows x columns, so many times.
+
+  `before` columns are run elsewhere, and read by these.
+  """
 
   name: str
   rows: int
   columns: int
   times: int
   trains: bool = False
+  before: int = 0
 
   @property
   def tokens(self) -> int:
@@ -192,12 +196,14 @@ def work(config, context) -> list[Work]:
   found = []
   if "questions" in config:
     examples = asked(context, config)
-    long = longest(examples, supervised=False) + config.max_new
+    long, new = longest(examples, supervised=False), config.max_new
     drawn = config.get("select_samples", config.samples)
-    found.append(Work("questions sampled", len(examples), long, drawn))
+    found.append(Work("questions sampled", len(examples), long + new, drawn))
     if "ppo" in config:
-      rows = sum(config.prompts.values()) * config.samples
-      found.append(Work("rollouts", rows, long, config.steps, True))
+      rows, each = sum(config.prompts.values()), config.steps
+      found.append(Work("prompts", rows, long, each, True))
+      rows *= config.samples
+      found.append(Work("responses", rows, new, each, True, before=long))
   if "audio_rows" in config:
     train = context.split("train")
     train = [e for e in train if config.weights.get(e.source, 0) > 0]
@@ -242,7 +248,8 @@ def memory(config, works, sizes, model) -> tuple[int, int]:
   for w in trains:
     # The encoder's layers run at half the rate of its mel frames.
     time = w.columns // 2 if encoder else w.columns
-    layer = 8 * part.width + 3 * part.ffn + 2 * part.heads * time
+    keys = w.before + time
+    layer = 8 * part.width + 3 * part.ffn + 2 * part.heads * keys
     alive += 4 * w.rows * time * (part.layers * layer + 2 * vocab)
   return 16 * trained * copies, alive
 
@@ -354,7 +361,9 @@ def show(config, workdir) -> None:
   Memory is a rough sum for the largest stage (E width, F ffn, N heads):
 
     16 B x trained parameters (params, grads, Adam; twice with a critic)
-    4 B x rows x columns x (layers x (8 E + 3 F + 2 N x columns) + 2 V)
+    4 B x rows x columns x (layers x (8 E + 3 F + 2 N x keys) + 2 V)
+
+  A response of PPO reads keys of its prompt too; others, of their columns.
 
   Raises:
     ManifestError: the user's manifest cannot be read.

@@ -145,21 +145,18 @@ class Sampler:
       max_new=c.max_new,
       temperature=c.temperature,
     )
+    # One batch holds them all: what is sampled from is trained on.
+    prompts = transforms.collate(items, self.shape)
     groups = collect.run(
       items,
       generate,
-      lambda part: transforms.collate(part, self.shape),
+      lambda _: prompts,
       rows=count,
       samples=c.samples,
     )
-    rows = [i for i in range(count) for _ in range(c.samples)]
     drawn = [s for group in groups for s in group]
-    prompts = transforms.collate([items[i] for i in rows], self.shape)
-    lengths = np.array([len(items[i].row.tokens) for i in rows])
-    ids = np.array([at[i] for i in rows])
-    rollout = collect.pack(
-      prompts, lengths, drawn, ids, time=self.shape.time + c.max_new
-    )
+    ids = np.repeat(at, c.samples)
+    rollout = collect.pack(prompts, drawn, ids, time=c.max_new)
     texts = [assembly.decoded(self.context, s) for s in drawn]
     return self._score(rollout, drawn, texts, ids)
 
@@ -216,7 +213,7 @@ def _programs(context, config):
   """(txs, jitted functions) of actor and critic."""
   hp = steps.PPO(**config.ppo, temperature=config.temperature)
   values = functools.partial(audio_lm.values, config=context.model)
-  apply = functools.partial(audio_lm.apply, config=context.model)
+  apply = functools.partial(audio_lm.continuations, config=context.model)
   ban_V = assembly.ban_vector(context)
   adamw = functools.partial(
     optim.named, "adamw", steps=config.steps, final=1.0
@@ -224,12 +221,7 @@ def _programs(context, config):
   actor_tx, critic_tx = adamw(**config.actor), adamw(**config.critic)
   frozen = functools.partial(steps.advantages, values=values, hp=hp)
   policy = functools.partial(
-    steps.policy_step,
-    apply=apply,
-    tx=actor_tx,
-    hp=hp,
-    ban_V=ban_V,
-    window=config.max_new,
+    steps.policy_step, apply=apply, tx=actor_tx, hp=hp, ban_V=ban_V
   )
   critic = functools.partial(
     steps.critic_step, values=values, tx=critic_tx, hp=hp

@@ -49,20 +49,21 @@ class Batch:
 
 @_pytree
 class Rollout:
-  """Sampled sequences: prompt and response in one left-aligned row.
+  """Sampled responses, and each prompt once.
 
-  `prompt_len_B` counts expanded audio placeholders; the response is
-  columns prompt_len .. prompt_len + response_len - 1 and includes the
-  end-of-turn token when `stopped_B`.  `logp_BT` is the sampler's own
-  log-probability of each response token, 0 elsewhere.  `example_B` is the
-  index of the row's example: rows are grouped by it, never by text.
+  `prompts` has a row per prompt and all other arrays a row per response, the
+  same number to each prompt, prompt-major.  Column t of `token_BT` is the
+  response's token t; it has `response_len_B` of them, the end-of-turn token
+  among them when `stopped_B`, and 0 behind.  `logp_BT` is the sampler's own
+  log-probability of each, 0 elsewhere.  `example_B` is the index of the row's
+  example: rows are grouped by it, never by text.
   """
 
-  batch: Batch
-  prompt_len_B: Any
+  prompts: Batch
+  token_BT: Any
+  logp_BT: Any
   response_len_B: Any
   stopped_B: Any
-  logp_BT: Any
   example_B: Any
 
 

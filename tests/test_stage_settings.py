@@ -66,13 +66,11 @@ def test_the_rollouts_are_rewarded_by_the_weight_of_the_config(weight, want):
     zeros = np.zeros(len(ids), np.float32)
     drawn.append(collect.Sample(ids, zeros, text.endswith("<|EOT|>")))
   at = np.repeat([0, 1], 4)
-  items = [sampler.items[i] for i in at]
   rollout = collect.pack(
-    transforms.collate(items, sampler.shape),
-    np.array([len(i.row.tokens) for i in items]),
+    transforms.collate(sampler.items, sampler.shape),
     drawn,
     at,
-    time=sampler.shape.time + max(len(s.tokens) for s in drawn),
+    time=max(len(s.tokens) for s in drawn),
   )
   texts = [assembly.decoded(context, s) for s in drawn]
   scored, _, parts = sampler._score(rollout, drawn, texts, at)

@@ -41,11 +41,12 @@ jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 apply = functools.partial(audio_lm.apply, config=CONFIG)
+continuations = functools.partial(audio_lm.continuations, config=CONFIG)
 values = functools.partial(audio_lm.values, config=CONFIG)
 prefill = functools.partial(audio_lm.prefill, config=CONFIG)
 decode = functools.partial(audio_lm.decode, config=CONFIG)
 APPLY = jit(apply)
-VALUES = jit(values)
+CONTINUATIONS = jit(continuations)
 
 
 @functools.cache
@@ -135,20 +136,18 @@ def generator(*, samples: int, max_new: int, temperature: float):
   return generate
 
 
-def packed(items, drawn, *, samples: int, time: int):
-  """The drawn samples behind their prompts, as the trainer reads them."""
-  each = [item for item in items for _ in range(samples)]
+def packed(items, drawn, *, samples: int):
+  """The drawn samples beside their prompts, as the trainer reads them."""
   token_BT, logp_BT, len_B, stopped_B = map(np.asarray, drawn)
   rows = [
     collect.Sample(t[:n], p[:n], bool(s))
     for t, p, n, s in zip(token_BT, logp_BT, len_B, stopped_B, strict=True)
   ]
   rollout = collect.pack(
-    batch(each),
-    np.array([len(i.row.tokens) for i in each]),
+    batch(items, time=10),
     rows,
     np.repeat(np.arange(len(items)), samples),
-    time=time,
+    time=token_BT.shape[1],
   )
   return jax.tree.map(jnp.asarray, rollout)
 
@@ -172,7 +171,7 @@ def UPDATE(state, critic_params, scored, ban_V):
   )
   rollout = scored.rollout
   state, more = steps.policy_step(
-    state, rollout, frozen, apply=apply, tx=TX, hp=HP, ban_V=ban_V, window=6
+    state, rollout, frozen, apply=continuations, tx=TX, hp=HP, ban_V=ban_V
   )
   return state, frozen, metrics | more
 
@@ -183,7 +182,7 @@ def sampled(policy, items, *, key: int = 0, ban_V=PATCH_BAN_V):
   names = np.arange(len(items))
   prompts = batch(items, time=10)
   drawn = program(policy, prompts, names, jax.random.key(key), ban_V)
-  return packed(items, drawn, samples=16, time=16)
+  return packed(items, drawn, samples=16)
 
 
 def scored(rollout, reward_B, scorable_B=None) -> types.Scored:

@@ -1,9 +1,10 @@
-"""Log-probabilities, entropies and values, aligned to tokens.
+"""Log-probabilities and entropies, aligned to tokens.
 
-    logits_BTV[:, t]  scores  tokens_BT[:, t + 1]
+    logits_BTV[:, t]  of a whole row scores  tokens_BT[:, t + 1]
+    logits_BTV[:, t]  of continuations scores  token_BT[:, t]
 
-Every result here has column t describe tokens_BT[:, t].  This is the only
-file that shifts; whatever a loss receives is already aligned.
+Every result here has column t describe token t.  This is the only file that
+shifts; whatever a loss receives is already aligned.
 """
 
 import jax
@@ -11,42 +12,59 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 # A ban is lowered to this and no further.  exp(-1e9) is exactly 0, so the
-# distribution is that of -inf, but a banned token inside a prompt keeps a
-# finite log-probability and cannot turn a masked gradient into NaN.
+# distribution is that of -inf, but a banned id in the padding keeps a finite
+# log-probability and cannot turn a masked gradient into NaN.
 _LOWEST_BAN = -1e9
+
+
+def choice_logprobs(
+  logits_BTV: Float[Array, "*B T V"],
+  token_BT: Int[Array, "*B T"],
+  *,
+  temperature: float = 1.0,
+  ban_V: Float[Array, " V"] | None = None,
+) -> Float[Array, "*B T"]:
+  """Log-probability of each token under the logits it was chosen by, in nats.
+
+    logp_t = log_softmax((z_t + ban) / temperature)[token_t]
+
+  `ban_V` is added to the logits: 0 where an id may be sampled, -inf where it
+  may not.  Pass the sampler's own `temperature` and `ban_V`, else the two
+  distributions differ.  At least float32 inside and out, whatever the logits
+  are.
+  """
+  scaled_BTV = _scaled(logits_BTV, temperature, ban_V)
+  # Sums over one place, not gathers: what gathers leave to the backward pass
+  # is a scatter, and that is a serial loop on a CPU.
+  is_token_BTV = token_BT[..., None] == jnp.arange(scaled_BTV.shape[-1])
+  picked_BT = jnp.where(is_token_BTV, scaled_BTV, 0.0).sum(-1)
+  return picked_BT - jax.nn.logsumexp(scaled_BTV, axis=-1)
 
 
 def token_logprobs(
   logits_BSV: Float[Array, "*B S V"],
   tokens_BT: Int[Array, "*B T"],
   *,
-  temperature: float = 1.0,
-  ban_V: Float[Array, " V"] | None = None,
   at_BS: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "*B T"]:
   """Log-probability of each token given the tokens before it, in nats.
 
-    logp_t = log_softmax((z_{t-1} + ban) / temperature)[tokens_t]
+    logp_t = log_softmax(z_{t-1})[tokens_t]
 
-  Column 0 has no predecessor and is 0.  `ban_V` is added to the logits: 0
-  where an id may be sampled, -inf where it may not.  Pass the sampler's own
-  `temperature` and `ban_V`, else the two distributions differ.  At least
-  float32 inside and out, whatever the logits are.
-
-  With `at_BS`, from `predictors`, `logits_BSV` holds the logits of those
-  columns alone, and tokens that they do not score are 0; without, S is T.
+  Column 0 has no predecessor and is 0.  With `at_BS`, from `predictors`,
+  `logits_BSV` holds the logits of those columns alone, and tokens that they
+  do not score are 0; without, S is T.
   """
-  scaled_BSV = _scaled(logits_BSV, temperature, ban_V)
   # The small arrays are shifted, not the logits: no copy of size BTV.
   next_BS = jnp.roll(tokens_BT, -1, axis=-1)
   if at_BS is not None:
     next_BS = jnp.take_along_axis(next_BS, at_BS, axis=-1)
-  # Sums over one place, not gathers: what gathers leave to the backward pass
-  # is a scatter, and that is a serial loop on a CPU.
-  is_next_BSV = next_BS[..., None] == jnp.arange(scaled_BSV.shape[-1])
-  picked_BS = jnp.where(is_next_BSV, scaled_BSV, 0.0).sum(-1)
-  found_BS = picked_BS - jax.nn.logsumexp(scaled_BSV, axis=-1)
-  return _shift_right(_spread(found_BS, at_BS, tokens_BT.shape[-1]))
+  found_BS = choice_logprobs(logits_BSV, next_BS)
+  if at_BS is not None:
+    found_BS = _spread(found_BS, at_BS, tokens_BT.shape[-1])
+  return jnp.concatenate(
+    [jnp.zeros_like(found_BS[..., :1]), found_BS[..., :-1]], axis=-1
+  )
 
 
 def predictors(
@@ -54,8 +72,8 @@ def predictors(
 ) -> Int[Array, "B S"]:
   """The columns whose logits score tokens start .. start + window - 1.
 
-  A response is a small part of its row, and the head is the widest matrix
-  of the model: no other logits are needed to train on it.  Of `time` columns
+  What is trained is a small part of its row, and the head is the widest
+  matrix of the model: no other logits are needed.  Of `time` columns
   the last one scores nothing; a window that reaches past it is moved back.
   """
   first_B = jnp.clip(start_B - 1, 0, max(time - 1 - window, 0))
@@ -63,37 +81,19 @@ def predictors(
 
 
 def entropy(
-  logits_BSV: Float[Array, "*B S V"],
+  logits_BTV: Float[Array, "*B T V"],
   *,
   temperature: float = 1.0,
   ban_V: Float[Array, " V"] | None = None,
-  at_BS: Int[Array, "B S"] | None = None,
-  time: int | None = None,
 ) -> Float[Array, "*B T"]:
   """Entropy of the distribution that each token was drawn from, in nats.
 
-    H_t = -sum_v p_v log p_v,   p = softmax((z_{t-1} + ban) / temperature)
+    H_t = -sum_v p_v log p_v,   p = softmax((z_t + ban) / temperature)
 
-  Aligned as `token_logprobs`: column t is the choice of token t, column 0
-  is 0; with `at_BS`, in rows of `time` columns.
+  Aligned as `choice_logprobs`.
   """
-  logp_BSV = jax.nn.log_softmax(_scaled(logits_BSV, temperature, ban_V))
-  found_BS = -jnp.sum(jnp.exp(logp_BSV) * logp_BSV, axis=-1)
-  return _shift_right(_spread(found_BS, at_BS, time))
-
-
-def shift_values(
-  value_BT: Float[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-  """Critic outputs moved to the token whose choice they precede.
-
-    V_t = v(h_{t-1})
-
-  In: column t read off the hidden state *at* token t.  Out: column t is the
-  value of the state *before* token t, which is what an advantage of token t
-  may use; column 0 is 0.
-  """
-  return _shift_right(value_BT)
+  logp_BTV = jax.nn.log_softmax(_scaled(logits_BTV, temperature, ban_V))
+  return -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
 
 
 def _scaled(logits_BTV, temperature, ban_V):
@@ -106,13 +106,5 @@ def _scaled(logits_BTV, temperature, ban_V):
 
 def _spread(x_BS, at_BS, time):
   """Columns at_BS of a row, which are consecutive, back in their places."""
-  if at_BS is None:
-    return x_BS
   at_BST = at_BS[..., None] == jnp.arange(time)
   return jnp.where(at_BST, x_BS[..., None], 0.0).sum(-2)
-
-
-def _shift_right(x_BT):
-  return jnp.concatenate(
-    [jnp.zeros_like(x_BT[..., :1]), x_BT[..., :-1]], axis=-1
-  )

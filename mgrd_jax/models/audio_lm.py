@@ -183,9 +183,37 @@ def apply(params, batch: Batch, at_BS=None, *, config: Config):
   return decoder_lib.logits(hidden_BTD, head, config.decoder)
 
 
-def values(params, batch: Batch, *, config: Config):
-  """v_BT of the critic at every position, audio heard like text."""
-  hidden_BTD, _ = _hidden(params, batch, config)
+def _before(params, prompts: Batch, token_BT, config: Config):
+  splice = _splice(params, prompts.enc_BAE, config)(prompts.audio_index_BT)
+  hidden_BTD, head, _ = decoder_lib.Decoder(config.decoder).apply(
+    {"params": params["decoder"]},
+    prompts.tokens_BT,
+    splice,
+    valid_BT=prompts.valid_BT,
+    next_BS=token_BT,
+  )
+  return hidden_BTD, head
+
+
+def continuations(params, prompts: Batch, token_BT, *, config: Config):
+  """logits_BTV of what follows each prompt; column t predicts token t.
+
+  Those of whole rows [prompt, response], but each prompt runs once.
+
+  Args:
+    prompts: no row is empty.
+    token_BT: responses, prompt-major, as many to each prompt, padded right.
+  """
+  hidden_BTD, head = _before(params, prompts, token_BT, config)
+  return decoder_lib.logits(hidden_BTD, head, config.decoder)
+
+
+def values(params, prompts: Batch, token_BT, *, config: Config):
+  """v_BT of the critic before each token of the responses, which it may use.
+
+  Arguments as those of `continuations`; audio is heard like text.
+  """
+  hidden_BTD, _ = _before(params, prompts, token_BT, config)
   return ValueHead().apply({"params": params["value"]}, hidden_BTD)
 
 

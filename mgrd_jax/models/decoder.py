@@ -4,13 +4,15 @@
     x += Wd (silu(Wg n(x)) * Wu n(x)),     n = RMSNorm
 
 One parameter tree, stacked over layers; two ways to run it.  Without a
-cache the layers are scanned (small programs, fast compiles: training);
-with one they are unrolled over per-layer buffers (no copy: decoding).
+cache the layers are scanned (small programs, fast compiles: training), over
+whole rows or over prompts and all the continuations of each; with one they
+are unrolled over per-layer buffers (no copy: decoding).
 `unstack` gives each layer buffers of its own, for a model that only decodes:
 on a CPU a slice of a stack is copied before it is multiplied.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -58,8 +60,14 @@ def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype) -> KVCache:
   return KVCache((k_BKHS,) * config.layers, (v_BKSH,) * config.layers)
 
 
-def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
-  """One decoder layer; with `cache_kv`, writes at pos_BT and reads it."""
+def block(
+  x_BTD, w, pos_BT, mask_BTS, config, *, cache_kv=None, prompt_kv=None
+):
+  """One decoder layer, and the keys and values that it wrote.
+
+  With `cache_kv` it writes them at pos_BT and reads all of the cache; with
+  `prompt_kv` it reads the prompt's before its own.
+  """
   c = config
   x_BTD = sharding.constrain(x_BTD, "BTD")
   y = layers.rms_norm(x_BTD, w["attn_norm_D"], eps=c.eps)
@@ -68,18 +76,61 @@ def block(x_BTD, w, pos_BT, mask_BTS, config, cache_kv=None):
   v = jnp.einsum("BTD,DKH->BTKH", y, w["v_DKH"]) + w["v_bias_KH"]
   q = layers.rope(q, pos_BT, theta=c.rope_theta)
   k = layers.rope(k, pos_BT, theta=c.rope_theta)
+  kv = (k, v)
+  if prompt_kv is not None:
+    k = jnp.concatenate([prompt_kv[0], k], axis=1)
+    v = jnp.concatenate([prompt_kv[1], v], axis=1)
   if cache_kv is not None:
     rows = jnp.arange(x_BTD.shape[0])[:, None]
     k_BKHS = cache_kv[0].at[rows, :, :, pos_BT].set(k, mode="drop")
     v_BKSH = cache_kv[1].at[rows, :, pos_BT].set(v, mode="drop")
-    cache_kv = (k_BKHS, v_BKSH)
+    kv = (k_BKHS, v_BKSH)
     k = jnp.einsum("BKHS->BSKH", k_BKHS)
     v = jnp.einsum("BKSH->BSKH", v_BKSH)
   y = attention_op.attention(q, k, v, mask_BTS)
   x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", y, w["out_NHD"])
   y = layers.rms_norm(x_BTD, w["mlp_norm_D"], eps=c.eps)
   y = layers.swiglu(y, w["gate_DF"], w["up_DF"], w["down_FD"])
-  return x_BTD + y, cache_kv
+  return x_BTD + y, kv
+
+
+def continuations(x_BTD, next_BSD, w, valid_BT, config):
+  """Runs each prompt once, and all that may follow against its keys.
+
+  Args:
+    x_BTD: embedded prompts.
+    next_BSD: embedded continuations, prompt-major, as many to each prompt;
+      column s stands at position (length of the prompt) + s.
+    w: weights of `block`, stacked.
+    valid_BT: the prompts' columns that hold a token.
+
+  Returns:
+    hidden states [rows of next_BSD, S + 1, D] without the final norm: of the
+    prompt's last position, then of each column of next_BSD.
+  """
+  time, window = x_BTD.shape[1], next_BSD.shape[1]
+  fork = functools.partial(
+    jnp.repeat, repeats=len(next_BSD) // len(x_BTD), axis=0
+  )
+  len_B1 = valid_BT.sum(1, keepdims=True)
+  pos_BT = jnp.broadcast_to(jnp.arange(time), valid_BT.shape)
+  next_BS = fork(len_B1) + jnp.arange(window)
+  # A key is read from its position on; padding stands behind them all.
+  key_BT = jnp.where(valid_BT, pos_BT, time + window)
+  key_BS = jnp.concatenate([fork(key_BT), next_BS], axis=1)
+  mask_BTS = key_BT[:, None] <= pos_BT[..., None]
+  next_mask_BTS = key_BS[:, None] <= next_BS[..., None]
+
+  def step(carry, w):
+    x, after = carry
+    x, kv = block(x, w, pos_BT, mask_BTS, config)
+    kv = jax.tree.map(fork, kv)
+    after, _ = block(after, w, next_BS, next_mask_BTS, config, prompt_kv=kv)
+    return (x, after), None
+
+  (x_BTD, next_BSD), _ = jax.lax.scan(step, (x_BTD, next_BSD), w)
+  last_BSD = layers.columns(x_BTD, len_B1 - 1)
+  return jnp.concatenate([fork(last_BSD), next_BSD], axis=1)
 
 
 def logits(hidden_BTD, head, config: DecoderConfig):
@@ -154,7 +205,15 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens_BT, splice, pos_BT, *, valid_BT=None, cache=None, stack=None
+    self,
+    tokens_BT,
+    splice,
+    pos_BT=None,
+    *,
+    valid_BT=None,
+    next_BS=None,
+    cache=None,
+    stack=None,
   ):
     """Runs the stack.
 
@@ -164,12 +223,15 @@ class Decoder(nn.Module):
       pos_BT: positions; with a cache also the slots that are written.
         A position past the last slot writes nothing.
       valid_BT: keys that may be read; without a cache only.
+      next_BS: ids of continuations of the rows, as `continuations` takes
+        them; with `valid_BT`, and without a cache and `pos_BT`.
       cache: KVCache, or None for the whole-sequence program.
       stack: the "layers" of `unstack`, with a cache only; by default the
         stacked parameters.
 
     Returns:
-      (hidden_BTD after the final norm, head for `logits`, cache).
+      (hidden_BTD after the final norm, head for `logits`, cache); with
+      `next_BS`, hidden_BSD of the states before each of its tokens.
     """
     c = self.config
     D, V = c.width, c.vocab
@@ -181,7 +243,11 @@ class Decoder(nn.Module):
     norm_D = self.param("norm_D", nn.initializers.ones, (D,))
     w = self.weights() if stack is None else None
     x = splice(layers.take(embed_VD, tokens_BT))
-    if cache is None:
+    if next_BS is not None:
+      # Nothing follows the last token.
+      after = layers.take(embed_VD, next_BS[:, :-1])
+      x = continuations(x, after, w, valid_BT, c)
+    elif cache is None:
       time = tokens_BT.shape[1]
       causal = jnp.tril(jnp.ones((time, time), bool))[None]
       mask_BTS = causal if valid_BT is None else causal & valid_BT[:, None]
@@ -197,7 +263,7 @@ class Decoder(nn.Module):
       for i in range(c.layers):
         layer = stack[i] if stack else jax.tree.map(lambda a, i=i: a[i], w)
         kv = (cache.k_BKHS[i], cache.v_BKSH[i])
-        x, kv = block(x, layer, pos_BT, mask_BTS, c, kv)
+        x, kv = block(x, layer, pos_BT, mask_BTS, c, cache_kv=kv)
         buffers.append(kv)
       keys, values = zip(*buffers, strict=True)
       cache = KVCache(k_BKHS=keys, v_BKSH=values)

@@ -71,58 +71,47 @@ def run(
 
 def pack(
   prompts: Batch,
-  prompt_len_B: np.ndarray,
   samples: Sequence[Sample],
   example_B: np.ndarray,
   *,
   time: int,
 ) -> Rollout:
-  """Prompt and response in one row each, ids as sampled (trap 14).
+  """Prompts and their responses, ids as sampled (trap 14).
 
   Args:
-    prompts: a Batch of the prompts, one row a sample, at least as long as
-      the longest prompt; its clips stay as they are.
-    prompt_len_B: tokens of each prompt.
-    samples: the response of each row.
-    example_B: index of each row's example.
-    time: columns of the result.
+    prompts: a Batch of the prompts, one row each; it stays as it is.
+    samples: the responses, prompt-major, as many to each prompt.
+    example_B: index of each response's example.
+    time: columns of a response.
 
   Raises:
-    ValueError: a row does not fit, or a response holds an audio placeholder
-      of its prompt (the policy generated one).
+    ValueError: a response does not fit, or it holds an audio placeholder of
+      its prompt (the policy generated one).
   """
   rows = len(samples)
-  tokens_BT = np.zeros((rows, time), np.int32)
-  valid_BT = np.zeros((rows, time), bool)
+  token_BT = np.zeros((rows, time), np.int32)
   logp_BT = np.zeros((rows, time), np.float32)
-  audio_index_BT = np.full((rows, time), -1, np.int32)
   response_len_B = np.array([len(s.tokens) for s in samples], np.int32)
   prompt_tokens_BT = np.asarray(prompts.tokens_BT)
-  index_BT = np.asarray(prompts.audio_index_BT)
-  for b, sample in enumerate(samples):
-    start, end = prompt_len_B[b], prompt_len_B[b] + response_len_B[b]
-    if end > time:
-      raise ValueError(f"a rollout of {end} tokens does not fit {time} columns")
-    placeholders = set(prompt_tokens_BT[b, index_BT[b] >= 0].tolist())
-    if placeholders & set(sample.tokens.tolist()):
+  heard_BT = np.asarray(prompts.audio_index_BT) >= 0
+  count = rows // len(prompt_tokens_BT)
+  for b, (sample, length) in enumerate(
+    zip(samples, response_len_B, strict=True)
+  ):
+    if length > time:
+      raise ValueError(
+        f"a response of {length} tokens does not fit {time} columns"
+      )
+    placeholders = prompt_tokens_BT[b // count, heard_BT[b // count]]
+    if np.isin(sample.tokens, placeholders).any():
       raise ValueError("the policy generated an audio placeholder; ban it")
-    tokens_BT[b, :start] = prompt_tokens_BT[b, :start]
-    tokens_BT[b, start:end] = sample.tokens
-    valid_BT[b, :end] = True
-    logp_BT[b, start:end] = sample.logp
-    audio_index_BT[b, :start] = index_BT[b, :start]
-  batch = Batch(
-    tokens_BT,
-    valid_BT,
-    np.zeros_like(valid_BT),
-    audio_index_BT,
-    np.asarray(prompts.enc_BAE),
-  )
+    token_BT[b, :length] = sample.tokens
+    logp_BT[b, :length] = sample.logp
   return Rollout(
-    batch=batch,
-    prompt_len_B=np.asarray(prompt_len_B, np.int32),
+    prompts=prompts,
+    token_BT=token_BT,
+    logp_BT=logp_BT,
     response_len_B=response_len_B,
     stopped_B=np.array([s.stopped for s in samples]),
-    logp_BT=logp_BT,
     example_B=np.asarray(example_B, np.int32),
   )

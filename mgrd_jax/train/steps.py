@@ -2,7 +2,9 @@
 
     TrainState, batch -> TrainState, metrics
 
-`apply`, `values` and `tx` are handed in and bound by the caller.
+`apply`, `values` and `tx` are handed in and bound by the caller.  A step
+of PPO hands `apply` and `values` a Rollout's prompts and responses; what they
+return is aligned: column t is of the choice of response token t.
 """
 
 import dataclasses
@@ -107,25 +109,18 @@ class PPO:
   aggregation: str = "token_mean"
 
 
-def _response_mask(rollout):
-  """valid_BT of the response: EOT included, prompt and padding not."""
-  at_T = jnp.arange(rollout.batch.tokens_BT.shape[1])
-  start_B1 = rollout.prompt_len_B[:, None]
-  end_B1 = start_B1 + rollout.response_len_B[:, None]
-  return (at_T >= start_B1) & (at_T < end_B1)
-
-
 def advantages(critic_params, scored, *, values, hp: PPO):
   """Frozen quantities of an update: V, A, G and masks, before any step.
 
   Returns a dict of value_BT, adv_BT (whitened if asked), return_BT,
-  valid_BT, loss_mask_BT and metrics of the critic.
+  valid_BT, loss_mask_BT, of the responses alone, and metrics of the critic.
   """
   rollout = scored.rollout
-  valid_BT = _response_mask(rollout)
+  at_T = jnp.arange(rollout.token_BT.shape[1])
+  valid_BT = at_T < rollout.response_len_B[:, None]
   loss_mask_BT = valid_BT & scored.scorable_B[:, None]
-  raw_BT = values(critic_params, rollout.batch)
-  value_BT = logprobs.shift_values(raw_BT) * valid_BT
+  raw_BT = values(critic_params, rollout.prompts, rollout.token_BT)
+  value_BT = raw_BT * valid_BT
   reward_BT = ppo.terminal_reward(scored.reward_B, valid_BT)
   adv_BT, return_BT = ppo.gae(
     reward_BT, value_BT, valid_BT, gamma=hp.gamma, lam=hp.lam
@@ -151,35 +146,22 @@ def advantages(critic_params, scored, *, values, hp: PPO):
 
 
 def policy_step(
-  state: TrainState,
-  rollout,
-  frozen: dict,
-  *,
-  apply,
-  tx,
-  hp: PPO,
-  ban_V,
-  window: int,
+  state: TrainState, rollout, frozen: dict, *, apply, tx, hp: PPO, ban_V
 ):
   """One on-policy PPO step of the actor (clipped surrogate, no KL).
 
   The batch was sampled by these very parameters, so the old
   log-probabilities are the trainer's own, held constant: the ratio is 1 at
   this one step and the clip never acts.  Their distance from the sampler's
-  is logged as the mismatch.  `window` is the most tokens of a response.
+  is logged as the mismatch.
   """
   valid_BT, mask_BT = frozen["valid_BT"], frozen["loss_mask_BT"]
-  time = valid_BT.shape[1]
-  at_BS = logprobs.predictors(rollout.prompt_len_B, window, time)
+  scaling = {"temperature": hp.temperature, "ban_V": ban_V}
 
   def loss_fn(params):
-    logits_BSV = apply(params, rollout.batch, at_BS)
-    logp_BT = logprobs.token_logprobs(
-      logits_BSV,
-      rollout.batch.tokens_BT,
-      temperature=hp.temperature,
-      ban_V=ban_V,
-      at_BS=at_BS,
+    logits_BTV = apply(params, rollout.prompts, rollout.token_BT)
+    logp_BT = logprobs.choice_logprobs(
+      logits_BTV, rollout.token_BT, **scaling
     )
     # One engine and one step per batch: the old policy is this policy.
     old_logp_BT = jax.lax.stop_gradient(logp_BT)
@@ -187,13 +169,7 @@ def policy_step(
       logp_BT, old_logp_BT, frozen["adv_BT"], eps_lo=hp.clip, eps_hi=hp.clip
     )
     loss = reduce.ratio(*reduce.aggregate(loss_BT, mask_BT, hp.aggregation))
-    entropy_BT = logprobs.entropy(
-      logits_BSV,
-      temperature=hp.temperature,
-      ban_V=ban_V,
-      at_BS=at_BS,
-      time=time,
-    )
+    entropy_BT = logprobs.entropy(logits_BTV, **scaling)
     gap = ppo.mismatch(logp_BT, rollout.logp_BT, valid_BT)
     metrics = {
       "train/policy/loss": loss,
@@ -215,8 +191,7 @@ def critic_step(
   """
 
   def loss_fn(params):
-    raw_BT = values(params, rollout.batch)
-    value_BT = logprobs.shift_values(raw_BT)
+    value_BT = values(params, rollout.prompts, rollout.token_BT)
     loss_BT = ppo.value_loss(
       value_BT, frozen["value_BT"], frozen["return_BT"], clip=clip
     )

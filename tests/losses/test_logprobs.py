@@ -32,16 +32,24 @@ def by_hand(logits_BTV, tokens_BT, temperature=1.0, banned=()):
   return out
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_column_t_scores_token_t_given_the_earlier_ones(
-  logits_BTV, tokens_BT, temperature
+  logits_BTV, tokens_BT
 ):
-  got = logprobs.token_logprobs(
-    logits_BTV, tokens_BT, temperature=temperature
-  )
-  want = by_hand(*map(np.array, (logits_BTV, tokens_BT)), temperature)
+  got = logprobs.token_logprobs(logits_BTV, tokens_BT)
+  want = by_hand(*map(np.array, (logits_BTV, tokens_BT)))
   np.testing.assert_allclose(got, want, atol=1e-5)
   assert not got[:, 0].any()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_logits_of_a_choice_score_the_token_of_their_own_column(
+  logits_BTV, tokens_BT, temperature
+):
+  got = logprobs.choice_logprobs(
+    logits_BTV[:, :-1], tokens_BT[:, 1:], temperature=temperature
+  )
+  want = by_hand(*map(np.array, (logits_BTV, tokens_BT)), temperature)
+  np.testing.assert_allclose(got, want[:, 1:], atol=1e-5)
 
 
 def test_a_later_logit_or_token_never_changes_an_earlier_score(
@@ -59,24 +67,24 @@ def test_a_later_logit_or_token_never_changes_an_earlier_score(
 def test_bans_renormalise_as_if_the_ids_did_not_exist(logits_BTV, tokens_BT):
   tokens_BT = tokens_BT % 8
   ban_V = jnp.zeros(V).at[jnp.array([8, 10])].set(-jnp.inf)
-  got = logprobs.token_logprobs(
-    logits_BTV, tokens_BT, temperature=0.7, ban_V=ban_V
+  got = logprobs.choice_logprobs(
+    logits_BTV[:, :-1], tokens_BT[:, 1:], temperature=0.7, ban_V=ban_V
   )
   want = by_hand(
     *map(np.array, (logits_BTV, tokens_BT)), 0.7, banned=(8, 10)
   )
-  np.testing.assert_allclose(got, want, atol=1e-5)
+  np.testing.assert_allclose(got, want[:, 1:], atol=1e-5)
 
 
-def test_a_banned_token_in_the_prompt_leaves_masked_gradients_finite(
+def test_a_banned_token_in_the_padding_leaves_masked_gradients_finite(
   logits_BTV, tokens_BT
 ):
-  tokens_BT = tokens_BT.at[:, 1:3].set(10)
+  tokens_BT = tokens_BT.at[:, 3:].set(10)
   ban_V = jnp.zeros(V).at[10].set(-jnp.inf)
-  mask_BT = jnp.arange(T) >= jnp.array([[3], [3]])
+  mask_BT = jnp.arange(T) < jnp.array([[3], [3]])
 
   def loss(logits_BTV):
-    logp_BT = logprobs.token_logprobs(logits_BTV, tokens_BT, ban_V=ban_V)
+    logp_BT = logprobs.choice_logprobs(logits_BTV, tokens_BT, ban_V=ban_V)
     old_BT = jax.lax.stop_gradient(logp_BT)
     l_BT = ppo.clipped_surrogate(logp_BT, old_BT, jnp.ones((B, T)))
     return reduce.masked_mean(l_BT, mask_BT)
@@ -104,10 +112,10 @@ def test_entropy_is_that_of_the_choice_of_each_token():
   flat, sure = jnp.zeros(V), jnp.zeros(V).at[2].set(1e4)
   logits_BTV = jnp.stack([flat, sure, flat])[None]
   got = logprobs.entropy(logits_BTV)
-  np.testing.assert_allclose(got, [[0, np.log(V), 0]], atol=1e-5)
+  np.testing.assert_allclose(got, [[np.log(V), 0, np.log(V)]], atol=1e-5)
   ban_V = jnp.zeros(V).at[jnp.arange(4)].set(-jnp.inf)
   banned = logprobs.entropy(logits_BTV, ban_V=ban_V)
-  np.testing.assert_allclose(banned[0, 1], np.log(V - 4), atol=1e-5)
+  np.testing.assert_allclose(banned[0, 0], np.log(V - 4), atol=1e-5)
 
 
 def test_entropy_at_a_temperature_matches_the_sum_over_the_vocabulary(
@@ -117,17 +125,7 @@ def test_entropy_at_a_temperature_matches_the_sum_over_the_vocabulary(
   p = np.exp(np.array(logits_BTV, np.float64) / 1.5)
   p /= p.sum(-1, keepdims=True)
   want = -(p * np.log(p)).sum(-1)
-  np.testing.assert_allclose(got[:, 1:], want[:, :-1], atol=1e-5)
-
-
-def test_values_are_of_the_state_before_the_token():
-  # Trap 1: v(position) = position, so V_j of response token j is P + j - 1.
-  prompt, length = 4, 3
-  value_BT = jnp.arange(prompt + length, dtype=jnp.float32)[None]
-  shifted_BT = logprobs.shift_values(value_BT)
-  for j in range(length):
-    assert shifted_BT[0, prompt + j] == prompt + j - 1
-  assert shifted_BT[0, 0] == 0
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("keep_end, learns", [(True, True), (False, False)])
@@ -160,15 +158,10 @@ def test_a_window_scores_its_tokens_as_the_whole_row_does(
   assert at_BS.shape[1] == min(window, T)
   some_BSV = jnp.take_along_axis(logits_BTV, at_BS[..., None], axis=1)
   whole = np.array(logprobs.token_logprobs(logits_BTV, tokens_BT))
-  whole_entropy = np.array(logprobs.entropy(logits_BTV))
   got = logprobs.token_logprobs(some_BSV, tokens_BT, at_BS=at_BS)
-  entropy = logprobs.entropy(some_BSV, at_BS=at_BS, time=T)
   scored = np.zeros((B, T + 1), bool)
   np.put_along_axis(scored, np.array(at_BS) + 1, True, axis=1)
   scored = scored[:, :T]
   for b, t in np.ndindex(B, T):
     assert scored[b, t] or not t or not start[b] <= t < start[b] + window
   np.testing.assert_allclose(got, np.where(scored, whole, 0), atol=1e-6)
-  np.testing.assert_allclose(
-    entropy, np.where(scored, whole_entropy, 0), atol=1e-6
-  )

@@ -1,5 +1,6 @@
 """Prompts to samples and samples to rollouts: ids stay what was sampled."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,14 +14,9 @@ def drawn(tokens, stopped=True):
   return collect.Sample(tokens, logp, stopped)
 
 
-def prompts(*items, time=12):
-  lengths = np.array([len(i.row.tokens) for i in items])
-  return toys.batch(items, time=time), lengths
-
-
-def pack(items, samples, *, time=16):
-  batch, lengths = prompts(*items)
-  return collect.pack(batch, lengths, samples, np.arange(len(items)), time=time)
+def pack(items, samples, *, time=10):
+  example_B = np.repeat(np.arange(len(items)), len(samples) // len(items))
+  return collect.pack(toys.batch(items, time=12), samples, example_B, time=time)
 
 
 HEARD = toys.item([1, 2], toys.clip(0), [3])
@@ -31,41 +27,38 @@ def test_pack_keeps_the_ids_as_they_were_sampled():
   # 6 after 5 might be one token to a tokenizer; ids never pass through text.
   samples = [drawn([5, 6, toys.STOP]), drawn([9, 9, 9, 9], stopped=False)]
   packed = pack([HEARD, TOLD], samples)
-  heard = [1, 2, *[toys.PATCH] * 3, 3]
   np.testing.assert_array_equal(
-    packed.batch.tokens_BT,
-    [
-      heard + [5, 6, toys.STOP] + [0] * 7,
-      [4, 5, 6, 7, 9, 9, 9, 9] + [0] * 8,
-    ],
+    packed.token_BT, [[5, 6, toys.STOP] + [0] * 7, [9, 9, 9, 9] + [0] * 6]
   )
-  np.testing.assert_array_equal(packed.prompt_len_B, [6, 4])
   np.testing.assert_array_equal(packed.response_len_B, [3, 4])
   np.testing.assert_array_equal(packed.stopped_B, [True, False])
-  np.testing.assert_array_equal(packed.batch.valid_BT.sum(1), [9, 8])
-  np.testing.assert_allclose(packed.logp_BT[0, 6:9], [-0.1, -0.2, -0.3])
-  assert not packed.logp_BT[0, :6].any() and not packed.logp_BT[0, 9:].any()
+  np.testing.assert_allclose(packed.logp_BT[0, :3], [-0.1, -0.2, -0.3])
+  assert not packed.logp_BT[0, 3:].any()
 
 
-def test_pack_leaves_the_clips_at_their_placeholders():
-  packed = pack([TOLD, HEARD], [drawn([8, toys.STOP])] * 2)
-  index_BT = packed.batch.audio_index_BT
-  assert (index_BT[0] == -1).all()
-  np.testing.assert_array_equal(index_BT[1, 2:5], [3, 4, 5])
-  assert (np.delete(index_BT[1], [2, 3, 4]) == -1).all()
-  np.testing.assert_array_equal(packed.batch.enc_BAE[1], toys.clip(0))
+def test_pack_holds_each_prompt_once_as_it_was_sampled_from():
+  packed = pack([TOLD, HEARD], [drawn([8, toys.STOP])] * 6)
+  want = toys.batch([TOLD, HEARD], time=12)
+  jax.tree.map(np.testing.assert_array_equal, packed.prompts, want)
+  np.testing.assert_array_equal(packed.example_B, [0, 0, 0, 1, 1, 1])
+  assert len(packed.token_BT) == 6
 
 
 def test_a_generated_placeholder_is_an_error():
+  astray, fine = drawn([5, toys.PATCH, toys.STOP]), drawn([5, toys.STOP])
   with pytest.raises(ValueError, match="audio placeholder"):
-    pack([HEARD], [drawn([5, toys.PATCH, toys.STOP])])
+    pack([HEARD], [astray])
+  with pytest.raises(ValueError, match="audio placeholder"):
+    pack([TOLD, HEARD], [fine, fine, fine, astray])
+  # A prompt without one has nothing that it could be taken for.
+  pack([TOLD, HEARD], [fine, astray, fine, fine])
 
 
-def test_a_rollout_that_does_not_fit_is_an_error_and_never_cut():
+def test_a_response_that_does_not_fit_is_an_error_and_never_cut():
   long = [drawn([9] * 11)]
-  with pytest.raises(ValueError, match="17 tokens does not fit 16 columns"):
+  with pytest.raises(ValueError, match="11 tokens does not fit 10 columns"):
     pack([HEARD], long)
-  assert pack([HEARD], long, time=17).batch.valid_BT.all()
+  assert (pack([HEARD], long, time=11).token_BT == 9).all()
 
 
 def counted(batch, request_B, *, samples):

@@ -51,14 +51,13 @@ def allow(*ids):
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_the_trainer_scores_a_sample_as_the_sampler_did(temperature):
   drawn = generate(PARAMS, temperature=temperature)
-  rollout = toys.packed(ITEMS, drawn, samples=G, time=16)
-  logits_BTV = toys.APPLY(PARAMS, rollout.batch)
-  response_BT = jnp.arange(16) >= rollout.prompt_len_B[:, None]
-  mask_BT = response_BT & rollout.batch.valid_BT
+  rollout = toys.packed(ITEMS, drawn, samples=G)
+  logits_BTV = toys.CONTINUATIONS(PARAMS, rollout.prompts, rollout.token_BT)
+  mask_BT = jnp.arange(NEW) < rollout.response_len_B[:, None]
 
   def gap(temperature, ban_V):
-    logp_BT = logprobs.token_logprobs(
-      logits_BTV, rollout.batch.tokens_BT, temperature=temperature, ban_V=ban_V
+    logp_BT = logprobs.choice_logprobs(
+      logits_BTV, rollout.token_BT, temperature=temperature, ban_V=ban_V
     )
     return ppo.mismatch(logp_BT, rollout.logp_BT, mask_BT)
 
@@ -72,14 +71,14 @@ def test_the_trainer_scores_a_sample_as_the_sampler_did(temperature):
 
 def test_trainer_ids_are_sampler_ids():
   token_BT, _, len_B, stopped_B = drawn = generate(PARAMS)
-  rollout = toys.packed(ITEMS, drawn, samples=G, time=16)
-  for b in range(len(ITEMS) * G):
-    prompt = ITEMS[b // G].row.tokens
-    start, end = len(prompt), len(prompt) + len_B[b]
-    row = np.asarray(rollout.batch.tokens_BT[b])
-    np.testing.assert_array_equal(row[:start], prompt)
-    np.testing.assert_array_equal(row[start:end], token_BT[b, : len_B[b]])
-    assert np.asarray(rollout.batch.valid_BT[b]).sum() == end
+  rollout = toys.packed(ITEMS, drawn, samples=G)
+  for row, item in enumerate(ITEMS):
+    valid_T = np.asarray(rollout.prompts.valid_BT[row])
+    tokens_T = np.asarray(rollout.prompts.tokens_BT[row])[valid_T]
+    np.testing.assert_array_equal(tokens_T, item.row.tokens)
+  for b, n in enumerate(len_B):
+    np.testing.assert_array_equal(rollout.token_BT[b, :n], token_BT[b, :n])
+  np.testing.assert_array_equal(rollout.response_len_B, len_B)
   np.testing.assert_array_equal(rollout.stopped_B, stopped_B)
   np.testing.assert_array_equal(rollout.example_B, np.repeat([0, 1], G))
 
@@ -163,11 +162,10 @@ def test_temperature_zero_follows_the_full_forward_greedily():
   token_BT, logp_BT, len_B, _ = drawn = generate(PARAMS, temperature=0.0)
   again = generate(PARAMS, temperature=0.0, key=jax.random.key(9))
   np.testing.assert_array_equal(token_BT, again[0])
-  rollout = toys.packed(ITEMS, drawn, samples=G, time=16)
-  logits_BTV = np.asarray(toys.APPLY(PARAMS, rollout.batch) + BAN_V)
+  rollout = toys.packed(ITEMS, drawn, samples=G)
+  logits_BTV = toys.CONTINUATIONS(PARAMS, rollout.prompts, rollout.token_BT)
   for b in (0, G):
-    start = int(rollout.prompt_len_B[b])
-    before = logits_BTV[b, start - 1 : start - 1 + len_B[b]]
+    before = np.asarray(logits_BTV[b, : len_B[b]] + BAN_V)
     np.testing.assert_array_equal(before.argmax(-1), token_BT[b, : len_B[b]])
     logp = before.max(-1) - np.log(np.exp(before).sum(-1))
     np.testing.assert_allclose(logp_BT[b, : len_B[b]], logp, atol=1e-5)

@@ -101,10 +101,12 @@ def test_the_trainer_reads_the_very_features_that_were_sampled_from(
   prompts, rollout = heard
   # At most one clip a row: slot b is row b's.
   sampled = [digest(enc_AE) for enc_AE in prompts.enc_BAE]
-  trained = [digest(enc_AE) for enc_AE in rollout.batch.enc_BAE]
-  assert trained == [one for one in sampled for _ in range(SAMPLES)]
+  trained = [digest(enc_AE) for enc_AE in rollout.prompts.enc_BAE]
+  assert trained == sampled
   assert len(set(sampled)) == len(SECONDS) + 1
-  for row, enc_AE in zip(rollout.example_B, rollout.batch.enc_BAE, strict=True):
+  prompt_of = rollout.example_B[::SAMPLES]
+  assert rollout.example_B.tolist() == prompt_of.repeat(SAMPLES).tolist()
+  for row, enc_AE in zip(prompt_of, rollout.prompts.enc_BAE, strict=True):
     refs = context.examples[row].audio
     own_AE = context.enc[refs[0]] if refs else enc_AE[:0]
     np.testing.assert_array_equal(enc_AE[: len(own_AE)], own_AE)
@@ -114,34 +116,28 @@ def test_the_trainer_reads_the_very_features_that_were_sampled_from(
 def test_both_count_the_tokens_of_the_table(context, heard):
   prompts, rollout = heard
   patch = tokenizer().id("<audio_patch>")
-  prompt_BT, row_BT = prompts.tokens_BT, rollout.batch.tokens_BT
-  for row, at in enumerate(rollout.example_B):
+  frames = features.adapter_frames(prompts.enc_BAE.shape[1])
+  for b, at in enumerate(rollout.example_B[::SAMPLES]):
     refs = context.examples[at].audio
     count = sum(features.token_count(context.clips[r].samples) for r in refs)
-    b, time = row // SAMPLES, prompt_BT.shape[1]
-    for tokens_T, index_T, slot in (
-      (prompt_BT[b], prompts.audio_index_BT[b], b),
-      (row_BT[row], rollout.batch.audio_index_BT[row], row),
-    ):
+    for read in (prompts, rollout.prompts):
+      tokens_T, index_T = read.tokens_BT[b], read.audio_index_BT[b]
       assert (tokens_T == patch).sum() == count
       np.testing.assert_array_equal(tokens_T == patch, index_T >= 0)
-      frames = features.adapter_frames(prompts.enc_BAE.shape[1])
       np.testing.assert_array_equal(
-        index_T[index_T >= 0], slot * frames + np.arange(count)
+        index_T[index_T >= 0], b * frames + np.arange(count)
       )
-    length = rollout.prompt_len_B[row]
-    assert length <= time
-    np.testing.assert_array_equal(row_BT[row, :length], prompt_BT[b, :length])
+  np.testing.assert_array_equal(rollout.prompts.tokens_BT, prompts.tokens_BT)
+  np.testing.assert_array_equal(rollout.prompts.valid_BT, prompts.valid_BT)
 
 
 def test_a_row_of_text_hears_no_clip(context, heard):
   prompts, rollout = heard
   is_text = [not context.examples[at].audio for at in rollout.example_B]
   assert is_text == [False] * len(SECONDS) * SAMPLES + [True] * SAMPLES
-  index_BT = rollout.batch.audio_index_BT
-  assert (index_BT[is_text] == -1).all()
-  assert (prompts.audio_index_BT[is_text[::SAMPLES]] == -1).all()
-  # Nothing where its clip would be, in either batch.
-  assert not rollout.batch.enc_BAE[is_text].any()
-  assert not prompts.enc_BAE[is_text[::SAMPLES]].any()
-  assert (index_BT[~np.array(is_text)] >= 0).any(1).all()
+  is_text_B = np.array(is_text[::SAMPLES])
+  for read in (prompts, rollout.prompts):
+    assert (read.audio_index_BT[is_text_B] == -1).all()
+    # Nothing where its clip would be, in either batch.
+    assert not read.enc_BAE[is_text_B].any()
+    assert (read.audio_index_BT[~is_text_B] >= 0).any(1).all()

@@ -1,6 +1,7 @@
 """The steps on a toy model: what moves the loss, and what is learned."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -156,11 +157,12 @@ def test_an_update_raises_what_was_rewarded_against_what_was_not():
   rollout = toys.sampled(PARAMS, ITEMS)
   reward_B = np.arange(32) % 2 == 0
   state, frozen, _ = update(rollout, reward_B)
-  batch, mask_BT = rollout.batch, np.asarray(frozen["valid_BT"])
+  mask_BT = np.asarray(frozen["valid_BT"])
 
   def margin(params):
-    logp_BT = logprobs.token_logprobs(
-      toys.APPLY(params, batch), batch.tokens_BT, ban_V=toys.PATCH_BAN_V
+    logits_BTV = toys.CONTINUATIONS(params, rollout.prompts, rollout.token_BT)
+    logp_BT = logprobs.choice_logprobs(
+      logits_BTV, rollout.token_BT, ban_V=toys.PATCH_BAN_V
     )
     return (logp_BT * frozen["adv_BT"] * mask_BT).sum() / mask_BT.sum()
 
@@ -186,19 +188,24 @@ def test_rewards_that_the_critic_foresaw_change_nothing():
 
 def test_the_values_of_an_update_precede_their_tokens():
   rollout = toys.sampled(PARAMS, ITEMS)
-  # A critic whose value is the position: V_j must be P + j - 1.
-  values = lambda params, batch: jnp.broadcast_to(
-    jnp.arange(16.0), batch.tokens_BT.shape
-  )
+  rng = np.random.default_rng(0)
+  width = toys.CONFIG.decoder.width
+  head = toys.critic()["value"] | {"value_D": rng.normal(size=width)}
+  critic = PARAMS | {"value": head}
   advantages = toys.jit(
-    lambda s: steps.advantages({}, s, values=values, hp=toys.HP)
+    functools.partial(steps.advantages, values=toys.values, hp=toys.HP)
   )
-  frozen, _ = advantages(toys.scored(rollout, np.ones(32)))
-  value_BT = np.asarray(frozen["value_BT"])
-  for b in range(32):
-    start, length = rollout.prompt_len_B[b], rollout.response_len_B[b]
-    got = value_BT[b, start : start + length]
-    np.testing.assert_array_equal(got, start - 1 + np.arange(length))
+
+  def values(rollout):
+    frozen, _ = advantages(critic, toys.scored(rollout, np.ones(32)))
+    return np.asarray(frozen["value_BT"])
+
+  # V_j knows the tokens before j, the prompt among them, and not j itself.
+  token_BT = rollout.token_BT.at[:, 2].set((rollout.token_BT[:, 2] + 1) % 20)
+  changed = values(dataclasses.replace(rollout, token_BT=token_BT))
+  moved_BT = np.abs(changed - values(rollout)) > 1e-6
+  at_T, len_B1 = np.arange(6), np.asarray(rollout.response_len_B)[:, None]
+  np.testing.assert_array_equal(moved_BT, (at_T > 2) & (at_T < len_B1))
 
 
 def test_a_policy_learns_to_stop_at_the_rewarded_length():
@@ -223,9 +230,9 @@ def test_the_critic_hears():
   # The reward is of the clip alone: all words are the same.
   rollout = toys.sampled(PARAMS, ITEMS)
   reward_B = jnp.repeat(jnp.array([1.0, 0.0]), 16)
-  zeros = jnp.zeros_like(rollout.batch.enc_BAE)
+  zeros = jnp.zeros_like(rollout.prompts.enc_BAE)
   deaf = dataclasses.replace(
-    rollout, batch=dataclasses.replace(rollout.batch, enc_BAE=zeros)
+    rollout, prompts=dataclasses.replace(rollout.prompts, enc_BAE=zeros)
   )
 
   def measure(critic, rollout):
@@ -248,9 +255,7 @@ def test_the_critic_hears():
   critic = trained(rollout)
   frozen, heard = measure(critic, rollout)
   assert heard > 0.8
-  first_B = np.asarray(frozen["value_BT"])[
-    np.arange(32), np.asarray(rollout.prompt_len_B)
-  ]
+  first_B = np.asarray(frozen["value_BT"])[:, 0]
   assert abs(first_B[0] - first_B[16]) > 0.5
   # The same critic with its ears shut, and one that never had any.
   assert abs(measure(critic, deaf)[1]) < 0.05
