@@ -27,19 +27,26 @@ def streams(context, config, extra=(), asked=()):
   Clips and texts have rows of their own; within either, an example is drawn
   as often as its source's weight says, in whichever bucket it lies.  `extra`
   are Examples beside the context's own: the chains kept of answers to `asked`.
-  Where that is given, shapes follow from what was asked, not from what was
-  kept, so that another round needs no other program.  The window holds the
-  longest response.
+  Where that is given, shapes follow from what was asked, with answers of the
+  usual length, and not from what was kept: another round needs no other
+  program.  The window holds the longest response.
   """
   weights = config.weights.to_dict()
   examples = [*context.split("train"), *extra]
   examples = [e for e in examples if weights.get(e.source, 0) > 0]
   items = [assembly.supervised_item(context, e) for e in examples]
   longest = max(int(i.row.loss.sum()) for i in items)
+  stand_ins = []
   if asked:
     longest = max(longest, config.max_new)
+    thought = [
+      int(i.row.loss.sum())
+      for i, e in zip(items, examples, strict=True)
+      if e.reasoning and e.source != "chain"
+    ]
+    usual = int(np.median(thought)) if thought else config.max_new
+    stand_ins = [_stand_in(context, e, usual) for e in asked]
   window = -(-longest // WINDOW) * WINDOW
-  stand_ins = [_stand_in(context, e, window) for e in asked]
   kinds = (
     (lambda i: len(i.enc) == 1, config.audio_rows, 3),
     (lambda i: len(i.enc) > 1, config.pair_rows, 1),
@@ -76,13 +83,13 @@ def streams(context, config, extra=(), asked=()):
   return lambda step: tuple(stream[step] for stream in found), window
 
 
-def _stand_in(context, example, window: int) -> transforms.Item:
-  """A prompt as long as it is with an answer of `window` tokens."""
+def _stand_in(context, example, answer: int) -> transforms.Item:
+  """A prompt, as long as it is with an answer of so many tokens."""
   item = assembly.prompt_item(context, example)
-  row = dataclasses.replace(
-    item.row, tokens=np.pad(item.row.tokens, (0, window))
+  tokens = np.pad(item.row.tokens, (0, answer))
+  return dataclasses.replace(
+    item, row=dataclasses.replace(item.row, tokens=tokens)
   )
-  return dataclasses.replace(item, row=row)
 
 
 def _shapes(planned, own, weights, *, count: int, width: int):

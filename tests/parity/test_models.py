@@ -22,7 +22,7 @@ def test_the_stored_arrays_are_what_the_classes_give(name, golden_of):
   golden, kept = golden_of(name), cases.stored(name)
   shapes = theirs.shapes(cases.CASES[name])
   assert cases.stored_shapes(name) == shapes
-  # Another processor, another order of sums.
+  # Another processor, another order of sums; norms are float32 in any case.
   ours.assert_equal(kept, golden, atol=2e-5)
 
 
