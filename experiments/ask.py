@@ -204,7 +204,8 @@ def run_of(args) -> tuple[str, str] | None:
     if args.stage:
       raise ValueError("--stage: --checkpoint names one; leave it out")
     return str(folder.parent.parent), folder.name
-  return (args.checkpoint, args.stage) if (folder / "stages").is_dir() else None
+  own = listener.is_own(folder)
+  return (args.checkpoint, args.stage) if own else None
 
 
 def load(args) -> listener.Listener:

@@ -158,12 +158,12 @@ def build_tokenizer(examples) -> tokenizer_lib.HFTokenizer:
 def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
   """The run's tokenizer: its own, that of config.init's run, or a new one."""
   path = pathlib.Path(workdir) / "tokenizer.json"
-  for folder in pathlib.Path(config.init).parents if config.init else ():
-    if not path.exists() and (folder / "tokenizer.json").exists():
-      return tokenizer_lib.load(folder / "tokenizer.json")
   if path.exists():
     return tokenizer_lib.load(path)
-  tokenizer = build_tokenizer(examples)
+  init = pathlib.Path(config.init)
+  homes = (init, *init.parents) if config.init else ()
+  made = [h / path.name for h in homes if (h / path.name).exists()]
+  tokenizer = tokenizer_lib.load(made[0]) if made else build_tokenizer(examples)
   path.parent.mkdir(parents=True, exist_ok=True)
   tokenizer.save(path)
   return tokenizer

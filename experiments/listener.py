@@ -10,6 +10,7 @@ import pathlib
 import jax
 import numpy as np
 
+from experiments import files
 from mgrd_jax import sharding
 from mgrd_jax.audio import features
 from mgrd_jax.models import audio_lm, convert, released
@@ -58,13 +59,32 @@ class Listener:
     return features.WINDOW if self.model.encoder.fixed else features.CHUNK
 
 
+def is_own(folder) -> bool:
+  """Whether a folder is a run of ours, or one stage of its own.
+
+  A folder of `convert import` has parameters too, and a release's config.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / "stages").is_dir():
+    return True
+  if not (folder / "params").is_dir():
+    return False
+  config = files.read_json(folder / "config.json")
+  return "model" in config and "data" in config
+
+
 def stage_folder(workdir, stage: str = "") -> pathlib.Path:
   """The folder of the last finished stage, or of the one that is named.
+
+  A stage that was run alone is its own folder.
 
   Raises:
     ValueError: there is none; names those there are.
   """
-  home = pathlib.Path(workdir) / "stages"
+  workdir = pathlib.Path(workdir)
+  if (workdir / "params").is_dir() and not stage:
+    return workdir
+  home = workdir / "stages"
   done = [
     path.parent
     for path in sorted(home.glob("*/result.json"))

@@ -36,7 +36,8 @@ def streams(context, config, extra=(), asked=()):
   examples = [e for e in examples if weights.get(e.source, 0) > 0]
   items = [assembly.supervised_item(context, e) for e in examples]
   longest = max(int(i.row.loss.sum()) for i in items)
-  stand_ins = []
+  prompts = [assembly.prompt_item(context, e) for e in asked]
+  usual = 0
   if asked:
     longest = max(longest, config.max_new)
     thought = [
@@ -45,7 +46,6 @@ def streams(context, config, extra=(), asked=()):
       if e.reasoning and e.source != "chain"
     ]
     usual = int(np.median(thought)) if thought else config.max_new
-    stand_ins = [_stand_in(context, e, usual) for e in asked]
   window = -(-longest // WINDOW) * WINDOW
   kinds = (
     (lambda i: len(i.enc) == 1, config.audio_rows, 3),
@@ -57,22 +57,31 @@ def streams(context, config, extra=(), asked=()):
     own = [
       (i, e.source) for i, e in zip(items, examples, strict=True) if holds(i)
     ]
-    planned = [(i, "chain") for i in stand_ins if holds(i)]
-    planned += [(i, n) for i, n in own if n != "chain" or not asked]
     if not own:
       continue
-    shapes = _shapes(
-      planned, own, weights, count=count, width=context.model.encoder.width
-    )
     some, names = zip(*own, strict=True)
+    alike = [i for i in prompts if holds(i)]
+    planned = [(_answered(i, usual), "chain") for i in alike]
+    planned += [(i, n) for i, n in own if n != "chain" or not asked]
+    shapes = _shapes(
+      planned,
+      [*some, *(_answered(i, window) for i in alike)],
+      weights,
+      count=count,
+      width=context.model.encoder.width,
+    )
     share_N = loader.element_weights(names, weights)
     place_N = np.array([_place(i, shapes) for i in some])
     for at, (shape, share) in enumerate(shapes):
-      if not (place_N == at).any():
+      # Rows of a length that no chain has go to shorter ones.
+      inside = np.flatnonzero(place_N == at)
+      if not len(inside):
+        inside = np.flatnonzero(place_N < at)
+      if not len(inside):
         continue
       found.append(
         loader.mixture(
-          *loader.grouped(some, names, share_N, np.flatnonzero(place_N == at)),
+          *loader.grouped(some, names, share_N, inside),
           batch_size=max(1, round(rows * share)),
           collate=functools.partial(transforms.collate, shape=shape),
           seed=(config.seed * 10 + config.stage) * 1000
@@ -83,19 +92,19 @@ def streams(context, config, extra=(), asked=()):
   return lambda step: tuple(stream[step] for stream in found), window
 
 
-def _stand_in(context, example, answer: int) -> transforms.Item:
-  """A prompt, as long as it is with an answer of so many tokens."""
-  item = assembly.prompt_item(context, example)
-  tokens = np.pad(item.row.tokens, (0, answer))
-  return dataclasses.replace(
-    item, row=dataclasses.replace(item.row, tokens=tokens)
-  )
+def _answered(prompt: transforms.Item, count: int) -> transforms.Item:
+  """As long as a prompt with an answer of `count` tokens."""
+  tokens = np.pad(prompt.row.tokens, (0, count))
+  row = dataclasses.replace(prompt.row, tokens=tokens)
+  return dataclasses.replace(prompt, row=row)
 
 
-def _shapes(planned, own, weights, *, count: int, width: int):
-  """[(Shape, share of the rows)], shortest first; the last holds all of `own`.
+def _shapes(planned, held, weights, *, count: int, width: int):
+  """[(Shape, share of the rows)], shortest first.
 
-  `planned` and `own` are (Item, source).
+  Args:
+    planned: (Item, source) that the shapes are to fit best.
+    held: items that the last one has to hold.
   """
   items, names = zip(*planned, strict=True)
   share_N = loader.element_weights(names, weights)
@@ -105,15 +114,7 @@ def _shapes(planned, own, weights, *, count: int, width: int):
     (shape_of([items[i] for i in at]), share_N[at].sum())
     for _, at in loader.buckets(lengths, share_N, count=count)
   ]
-  last, share = found[-1]
-  widest = shape_of([i for i, _ in own])
-  last = dataclasses.replace(
-    last,
-    time=max(last.time, widest.time),
-    clips=max(last.clips, widest.clips),
-    frames=max(s.frames for s in (widest, *(s for s, _ in found))),
-  )
-  return [*found[:-1], (last, share)]
+  return [*found[:-1], (shape_of([*items, *held]), found[-1][1])]
 
 
 def _place(item: transforms.Item, shapes) -> int:

@@ -236,6 +236,19 @@ def test_the_last_finished_stage_answers_unless_one_is_named(workdir):
       listener_lib.stage_folder(workdir, name)
 
 
+@pytest.mark.parametrize("flag", ["workdir", "checkpoint"])
+def test_a_stage_that_was_run_alone_is_asked(flag, tmp_path, capsys):
+  """What `python -m experiments.sft --workdir=out/sft` leaves."""
+  config = {"model": "tiny", "data": {}, "stage": 1}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  tokenizer().save(tmp_path / "tokenizer.json")
+  checkpoint.save(tmp_path / "params", parameters())
+  path = written(tmp_path, clip())
+  flags = [f"--{flag}={tmp_path}", path, QUESTION, "--max_new=4", "--json"]
+  assert ask.main(flags) == 0
+  assert json.loads(capsys.readouterr().out)["question"] == QUESTION
+
+
 BAD_CLIPS = {
   "no such file": None,
   "empty file": b"",

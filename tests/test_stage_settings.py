@@ -4,6 +4,7 @@ hint, and the round without the grounding filter.
 Responses are written by hand; nothing is trained.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -136,6 +137,26 @@ def test_a_kept_chain_is_learned_word_for_word_and_without_the_hint(tmp_path):
     assert loss_T.sum() == window
   heard_BAE = batch.enc_BAE[:, : len(plain.enc[0])]
   assert (heard_BAE == plain.enc[0]).all()
+
+
+def test_a_rounds_program_fits_whatever_chains_it_keeps():
+  context, config = world.context(), world.stage("mgrd")
+  pool = world.of_split("pool")
+  rounds = [{0: world.CHAIN}, {1: "so tango", 2: "so tango"}, {}]
+
+  def shapes(kept, asked):
+    rows = [
+      dataclasses.replace(pool[at], source="chain", reasoning=said)
+      for at, said in kept.items()
+    ]
+    data, window = sft.streams(context, config, rows, asked)
+    return window, [(b.tokens_BT.shape, b.enc_BAE.shape) for b in data(0)]
+
+  asked = mgrd.questions(context, config)
+  one, *others = (shapes(kept, asked) for kept in rounds)
+  assert others == [one, one]
+  one, *others = (shapes(kept, ()) for kept in rounds)
+  assert others != [one, one]
 
 
 def test_the_controls_are_the_hint_alone_and_a_round_without_the_filter(
