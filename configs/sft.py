@@ -37,13 +37,13 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       words=0.35,
       describe=0.35,
       rule=0.6,
-      both=0.4,
+      both=0.2,
       sums=0.08,
       logic=0.08,
       # The same beside clips that have nothing to do with the text;
       # `compared` so alone, or chains on one clip begin with "first".
-      words_heard=0.12,
-      both_heard=0.2,
+      words_heard=0.1,
+      both_heard=0.09,
       rule_heard=0.08,
       sums_heard=0.03,
       logic_heard=0.03,

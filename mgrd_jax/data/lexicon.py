@@ -80,7 +80,7 @@ PHRASES = {
   "angry": "you broke my new car|stop shouting at me|who took my money"
   "|you lied to me again|get out of my house|that was not your seat",
   "afraid": "someone is behind the door|the dog is going to bite"
-  "|i hear steps in the dark|please do not leave me here|the bridge will fall"
+  "|someone steps in the dark|please do not leave me here|the bridge will fall"
   "|something moved under the bed",
   "sad": "my old cat died today|nobody came to my party|i miss my mother"
   "|she left and never wrote|we lost our home|he cried all night long",

@@ -24,7 +24,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 13  # part of the cache key; a change of this file's output adds one
+FORMAT = 14  # part of the cache key; a change of this file's output adds one
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 

@@ -169,3 +169,17 @@ def test_all_answers_are_on_offer_in_any_order():
 def test_an_unknown_source_is_refused_by_name():
   with pytest.raises(ValueError, match="'none such'; have"):
     build("none such")
+
+
+def test_no_words_begin_as_a_description_of_sound_does():
+  """Who transcribes must not slip into describing, nor the other way."""
+  voice = lexicon.VOICE.labels
+  said = [
+    phrase
+    for label in voice
+    for part in ("train", "test")
+    for phrase in lexicon.phrases(label, part)
+  ]
+  titles = "|".join(lexicon.TITLES.values()).split("|")
+  assert len(said) == 6 * len(voice) and len(titles) == 24
+  assert not [s for s in said + titles if s.startswith(lexicon.HEARD)]
