@@ -68,10 +68,12 @@ class Recipe:
     ]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
   """Two workers: a file stays on one; what looks at the recipe comes first.
 
-  All of that is one group, so that the recipe is run once and not last.
+  All of that is one group, so that the recipe is run once and not last.  A
+  worker of xdist reads the groups in this very hook: before it, or never.
   """
   for item in items:
     group = "recipe" if _whole(item) else str(item.path)

@@ -55,9 +55,7 @@ _SMALL_TABLE = 4096
 
 
 @jax.custom_vjp
-def take(
-  table_VD: Float[Array, "V D"], ids_BT: Int[Array, "*B T"]
-) -> Float[Array, "*B T D"]:
+def take(table_VD, ids_BT):
   """Rows of a table, as table_VD[ids_BT]; ids are in range."""
   return table_VD[ids_BT]
 
@@ -80,9 +78,7 @@ def _take_backward(saved, grad_BTD):
 take.defvjp(_take_forward, _take_backward)
 
 
-def columns(
-  x_BTD: Float[Array, "B T D"], at_BS: Int[Array, "B S"]
-) -> Float[Array, "B S D"]:
+def columns(x_BTD, at_BS):
   """Columns at_BS of each row, as a product: its gradient is one too."""
   at_BST = at_BS[..., None] == jnp.arange(x_BTD.shape[1])
   exact = jax.lax.Precision.HIGHEST

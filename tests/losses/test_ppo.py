@@ -309,7 +309,7 @@ def test_a_ban_on_one_side_only_shows_as_mismatch():
   mask_BT = jnp.ones((2, 5), bool).at[:, 0].set(False)
   ban_V = jnp.zeros(9).at[6:].set(-jnp.inf)
   score = jax.jit(
-    functools.partial(logprobs.token_logprobs, logits_BTV, tokens_BT)
+    functools.partial(logprobs.choice_logprobs, logits_BTV, tokens_BT)
   )
   both = MISMATCH(score(ban_V=ban_V), score(ban_V=ban_V), mask_BT)
   one = MISMATCH(score(), score(ban_V=ban_V), mask_BT)
