@@ -104,30 +104,63 @@ def mel_filters() -> np.ndarray:
   return librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=MELS)
 
 
-def _log_power(wave_W, frames: int):
-  """log10 of the mel power [R, M] of `frames` frames, the first at 0."""
+@functools.cache
+def _bands(count: int = 2) -> tuple[tuple[slice, np.ndarray], ...]:
+  """The filters in `count` groups: the bins that a group reads, its weights.
+
+  A filter is narrow, and low ones read low bins: two groups are half of the
+  products of one.
+  """
+  found = []
+  for filters_MW in np.split(mel_filters(), count):
+    at = np.flatnonzero(filters_MW.any(axis=0))
+    bins = slice(at[0], at[-1] + 1)
+    found.append((bins, filters_MW[:, bins]))
+  return tuple(found)
+
+
+def _centred(wave_W, samples, frames: int):
+  """What `frames` frames span, the first around sample 0, mirrored there.
+
+  Zeros stand past the clip's own samples.
+  """
+  half, span = N_FFT // 2, (frames + 2) * HOP
+  wave_W = jnp.pad(wave_W, (half, span - half - wave_W.shape[0]))
+  keep_W = jnp.arange(span) < half + samples
+  wave_W = jnp.where(keep_W, wave_W, 0.0).astype(jnp.float32)
+  return wave_W.at[:half].set(wave_W[half + 1 : 2 * half + 1][::-1])
+
+
+def _log_power(wave_W):
+  """log10 of the mel power [R, M] of all whole frames."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
+  window = window.astype(np.float32)
   # A frame is two and a half hops.
-  hops = wave_W[: (frames + 2) * HOP].reshape(frames + 2, HOP)
-  parts = hops[:-2], hops[1:-1], hops[2:, : N_FFT - 2 * HOP]
-  frame_RW = jnp.concatenate(parts, axis=1) * window.astype(np.float32)
+  hops = wave_W.reshape(-1, HOP)
+  frame_RW = jnp.concatenate(
+    [
+      hops[:-2] * window[:HOP],
+      hops[1:-1] * window[HOP : 2 * HOP],
+      hops[2:, : N_FFT - 2 * HOP] * window[2 * HOP :],
+    ],
+    axis=1,
+  )
   spectrum = jnp.fft.rfft(frame_RW)
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-  mel_RM = jnp.einsum(
-    "RW,MW->RM", power, mel_filters(), precision=jax.lax.Precision.HIGHEST
+  exact = jax.lax.Precision.HIGHEST
+  mel_RM = jnp.concatenate(
+    [
+      jnp.einsum("RW,MW->RM", power[:, bins], filters_MW, precision=exact)
+      for bins, filters_MW in _bands()
+    ],
+    axis=1,
   )
   return jnp.log10(jnp.maximum(mel_RM, 1e-10))
 
 
 def _by_two(one, wave_BW, len_B):
   """`one` over clips; two at a time stay in a core's cache, all do not."""
-
-  def masked(clip):
-    wave_W, samples = clip
-    keep_W = jnp.arange(wave_W.shape[0]) < samples
-    return one(jnp.where(keep_W, wave_W, 0.0).astype(jnp.float32), samples)
-
-  return jax.lax.map(masked, (wave_BW, len_B), batch_size=2)
+  return jax.lax.map(lambda clip: one(*clip), (wave_BW, len_B), batch_size=2)
 
 
 def log_mel(
@@ -148,9 +181,7 @@ def log_mel(
   def one(wave_W, samples):
     # The appended zeros are longer than half a window, so the reflection on
     # the right mirrors zeros: plain zero padding is the same.
-    wave_W = jnp.pad(wave_W, (0, TAIL + N_FFT))
-    left_W = wave_W[1 : N_FFT // 2 + 1][::-1]
-    log_RM = _log_power(jnp.concatenate([left_W, wave_W]), frames)
+    log_RM = _log_power(_centred(wave_W, samples, frames))
     keep_R1 = (jnp.arange(frames) < mel_frames(samples))[:, None]
     top = jnp.max(jnp.where(keep_R1, log_RM, -jnp.inf))
     return jnp.where(keep_R1, (jnp.maximum(log_RM, top - 8) + 4) / 4, 0.0)
@@ -169,17 +200,18 @@ def log_mel_30s(
   Raises:
     ValueError: W is over 480,000.
   """
-  spare = WINDOW - wave_BW.shape[1]
-  if spare < 0:
+  if wave_BW.shape[1] > WINDOW:
     raise ValueError(
       f"a clip of {wave_BW.shape[1]} samples is over 30 s; split it with "
       "features.chunks"
     )
 
-  def one(wave_W, _):
-    wave_W = jnp.pad(wave_W, (0, spare))
-    wave_W = jnp.pad(wave_W, N_FFT // 2, mode="reflect")
-    log_RM = _log_power(wave_W, WINDOW // HOP)
+  def one(wave_W, samples):
+    wave_W = _centred(wave_W, samples, WINDOW // HOP)
+    # A clip of 30 s is mirrored at its end as well.
+    end, past = N_FFT // 2 + WINDOW, 2 * HOP - N_FFT // 2
+    wave_W = wave_W.at[end:].set(wave_W[end - 1 - past : end - 1][::-1])
+    log_RM = _log_power(wave_W)
     return (jnp.maximum(log_RM, log_RM.max() - 8) + 4) / 4
 
   return _by_two(one, wave_BW, len_B)
