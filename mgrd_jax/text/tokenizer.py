@@ -78,7 +78,11 @@ class HFTokenizer:
     return {i: token.content for i, token in decoder.items()}
 
   def save(self, path) -> None:
-    pathlib.Path(path).write_text(self.raw.to_str())
+    """Writes a tokenizer.json whole or not at all."""
+    path = pathlib.Path(path)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(self.raw.to_str(), encoding="utf-8")
+    part.replace(path)
 
 
 def stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:

@@ -76,6 +76,17 @@ def test_a_saved_tokenizer_reads_back_the_same(tmp_path):
   assert again.decode(again.encode(text)) == text
 
 
+def test_a_tokenizer_is_replaced_whole_under_whoever_reads_it(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  TOKENIZER.save(path)
+  before = path.read_bytes()
+  with path.open("rb") as reader:
+    tokenizer.build(["naïve, другой"]).save(path)
+    assert reader.read() == before
+  assert path.read_bytes() != before
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", "not json"])
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content):
   path = tmp_path / "tokenizer.json"
