@@ -86,9 +86,18 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
 
   The texts are kept in `workdir/sampled.jsonl`; `config.sampled` names such
   a file of another run to filter instead of sampling anew.
+
+  Raises:
+    ValueError: there is no `config.sampled`, or a file holds the samples of
+      other questions; names the file.
   """
   asked = questions(context, config)
   path = pathlib.Path(config.sampled or workdir / "sampled.jsonl")
+  if config.sampled and not path.exists():
+    raise ValueError(
+      f"config.sampled={path}: no such file; name a round's sampled.jsonl, or "
+      "leave it empty to sample anew"
+    )
   if not path.exists():
     key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
     groups = sample(context, params, asked, config=config, key=key, hint=True)

@@ -91,6 +91,16 @@ def test_the_pool_is_sampled_with_the_hint(tmp_path):
   assert all(chat.HINT in p for p in prompts)
 
 
+def test_samples_of_another_run_that_are_not_there_are_not_drawn_anew(tmp_path):
+  context = world.context()
+  path = tmp_path / "mistyped.jsonl"
+  config = world.stage("mgrd", sampled=str(path))
+  with pytest.raises(ValueError, match="mistyped.jsonl: no such file") as error:
+    mgrd.distil(context, {}, config=config, workdir=tmp_path / "run")
+  assert str(error.value).startswith(f"config.sampled={path}")
+  assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
 def sampled(folder, context):
   """Hand-written responses to three of the pool, as a round leaves them.
 
