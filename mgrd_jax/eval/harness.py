@@ -140,9 +140,8 @@ def summary(
   Surrogate rate, claim precision and lift are over items whose evidence is
   in the sound; where the words are the evidence, quoting them is right.
   Lift compares a claim with other clips of the same family (rl.md 7.4).
+  What there is nothing to tell of is None.
   """
-  if not items:
-    return {"acc": None, "ci95": None, "n": 0}
   acc_B = np.array([i["acc"] for i in items])
   heard = [
     (i, r)
@@ -161,9 +160,10 @@ def summary(
       groups=[(i["family"], len(r.facts)) for i, r in heard],
     )
     lift = None if np.isnan(value) else round(float(value), 6)
+  bounds = stats.bootstrap_ci(acc_B, seed=seed) if items else None
   out = {
     "acc": _mean(acc_B),
-    "ci95": [round(x, 6) for x in stats.bootstrap_ci(acc_B, seed=seed)],
+    "ci95": bounds and [round(x, 6) for x in bounds],
     "n": len(items),
     "acc_conflict": _mean(i["acc"] for i in items if i["conflict"]),
     "acc_heldout": _mean(i["acc"] for i in items if i["heldout"]),

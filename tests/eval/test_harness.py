@@ -173,5 +173,9 @@ def test_a_reply_that_is_no_option_is_coherent_but_not_on_offer():
   assert summary([record(example=free)])["frac_offered"] is None
 
 
-def test_no_items_give_no_accuracy():
-  assert harness.summary([], []) == {"acc": None, "ci95": None, "n": 0}
+def test_without_items_all_numbers_are_there_and_null():
+  empty = harness.summary([], [])
+  assert empty.keys() == summary([record()]).keys()
+  told = {name for name, value in empty.items() if value is not None}
+  assert told == {"n", "by_source"}
+  assert empty["n"] == 0 and empty["by_source"] == {}
