@@ -27,7 +27,6 @@ setuptools.setup(
     "soundfile>=0.14",
     "soxr>=1.1",
     "numpy>=2.4",
-    "scipy>=1.17",
     "tokenizers>=0.23",
     "safetensors>=0.8",
     "etils[epath]>=1.15",

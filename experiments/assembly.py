@@ -3,11 +3,13 @@
     config -> Context: examples, tokenizer, clips, model sizes, programs
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import multiprocessing
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -313,9 +315,6 @@ def _facts(data, examples, stores, clips) -> dict:
   if path.exists():
     return files.read_json(path)
   facts = {}
-  import concurrent.futures
-  import multiprocessing
-
   context = multiprocessing.get_context("spawn")
   with (
     bar("measuring") as update,
