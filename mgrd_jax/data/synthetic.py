@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mgrd_jax.audio import synth
+from mgrd_jax.audio import espeak, io, synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
-FORMAT = 14  # part of the cache key; a change of this file's output adds one
+# Whose code decides on the set, beside this file's; see `cache_key`.
+MAKERS = (espeak, io, synth, lexicon, schema, sources, text_tasks)
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 
@@ -388,9 +389,16 @@ def with_background(told, clips, refs, seconds, seed: int) -> list[Example]:
 
 
 def cache_key(sizes: Sizes, seed: int, labelled: float) -> str:
-  """Names everything that the set depends on."""
-  text = json.dumps([FORMAT, dataclasses.asdict(sizes), seed, labelled])
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
+  """Names everything that the set depends on, the code that makes it too.
+
+  The code is read as text: a comment that changes makes the set anew, which
+  costs a minute; what is made is the same.
+  """
+  text = json.dumps([dataclasses.asdict(sizes), seed, labelled])
+  key = hashlib.sha256(text.encode())
+  for file in (__file__, *(module.__file__ for module in MAKERS)):
+    key.update(pathlib.Path(file).read_bytes())
+  return key.hexdigest()[:12]
 
 
 def build(

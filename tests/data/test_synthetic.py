@@ -4,6 +4,8 @@ Plans and questions need no audio; one small set is rendered for real.
 """
 
 import collections
+import inspect
+import pathlib
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mgrd_jax.audio import synth
 from mgrd_jax.data import lexicon, schema, sources, synthetic
 from mgrd_jax.grounding import claims
 from mgrd_jax.rewards import answers
+from mgrd_jax.text import tokenizer
 
 KINDS = ("voice", "music", "events", "order", "sums", "logic")
 EACH = dict.fromkeys(KINDS, 120)
@@ -227,6 +230,27 @@ def test_the_cache_key_names_all_that_the_set_depends_on():
   ]  # fmt: skip
   assert len(set(keys)) == 4
   assert keys[0] == synthetic.cache_key(SIZES, 0, 0.5)
+
+
+@pytest.mark.parametrize("module", [synthetic, *synthetic.MAKERS])
+def test_code_that_makes_the_set_is_part_of_its_cache_key(
+  module, monkeypatch, tmp_path
+):
+  before = synthetic.cache_key(SIZES, 0, 0.5)
+  edited = tmp_path / "edited.py"
+  source = pathlib.Path(module.__file__).read_text()
+  edited.write_text(source.replace("0", "1", 1))
+  monkeypatch.setattr(module, "__file__", str(edited))
+  assert synthetic.cache_key(SIZES, 0, 0.5) != before
+
+
+def test_no_module_that_makes_the_set_is_left_out_of_its_cache_key():
+  makers = {synthetic, *synthetic.MAKERS}
+  for module in makers:
+    imported = filter(inspect.ismodule, vars(module).values())
+    own = {m for m in imported if m.__name__.startswith("mgrd_jax.")}
+    # The schema reads there which texts a row may not hold.
+    assert own - makers <= {tokenizer}, module.__name__
 
 
 def test_a_small_set_is_rendered_and_reads_back_without_refusals(tmp_path):
