@@ -5,18 +5,21 @@ COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \\
 """
 
 import functools
+import itertools
 import pathlib
 
 import jax
 import numpy as np
 
 from experiments import assembly, flags
+from mgrd_jax.audio import features
 from mgrd_jax.data import loader
 from mgrd_jax.models import audio_lm, recognition
 from mgrd_jax.train import checkpoint, loop, optim, steps
 
 FAMILY = {"sums": "voice", "logic": "voice", "order": "events"}
 SPOKEN = {"sums": "spoken", "logic": "spoken"}
+WORDS = 12  # columns of a batch's transcripts, unless one is longer
 
 
 def targets(
@@ -46,6 +49,29 @@ def targets(
   return found
 
 
+def spoken(context, found):
+  """`found` without the transcripts that their clips are too short for.
+
+  CTC takes a frame for each word, and one more between two that are the same.
+  Such a clip still teaches its attributes; a line says how many there are.
+  """
+  kept, lost = {}, []
+  for ref, (attributes, text, family) in found.items():
+    words = text.split()
+    needed = len(words) + sum(a == b for a, b in itertools.pairwise(words))
+    frames = features.encoder_frames(context.clips[ref].input_len)
+    if needed > frames:
+      name, text = ref.split(":", 1)[1], ""
+      lost.append(f"{name} ({len(words)} words in {frames} frames)")
+    kept[ref] = (attributes, text, family)
+  if lost:
+    print(
+      f"transcripts too long for their clips, so not learned: {len(lost)}; "
+      f"the first: {lost[0]}"
+    )
+  return kept
+
+
 def vocabulary(found) -> tuple[dict, dict]:
   """({word: id from 1}, {attribute: {value: index}}), sorted."""
   words = sorted({w for _, text, _ in found.values() for w in text.split()})
@@ -63,11 +89,16 @@ def vocabulary(found) -> tuple[dict, dict]:
 def jitter(element: dict, rng: np.random.Generator) -> dict:
   """Augments a clip of the user's: shifted in time, louder or softer, masked.
 
-  The built-in clips are left alone: their level is one of the answers.
+  The built-in clips are left alone: their level is one of the answers.  What
+  is shifted goes on at the other end, so a transcript would be out of order:
+  such clips stay in place.
   """
   if not element["own"]:
     return element
-  mel_RM = np.roll(element["mel_RM"], rng.integers(len(element["mel_RM"])), 0)
+  shift = rng.integers(len(element["mel_RM"]))
+  if element["words_T"].any():
+    shift = 0
+  mel_RM = np.roll(element["mel_RM"], shift, 0)
   mel_RM = (mel_RM + rng.uniform(-0.25, 0.25)).astype(np.float16)
   for axis, widest in ((0, 60), (1, 24)):
     start = rng.integers(mel_RM.shape[axis])
@@ -76,18 +107,18 @@ def jitter(element: dict, rng: np.random.Generator) -> dict:
   return element | {"mel_RM": mel_RM}
 
 
-def _elements(context, found, word_ids, classes, max_words):
+def _elements(context, found, word_ids, classes, columns):
   names = list(classes)
   for ref, (attributes, words, family) in sorted(found.items()):
     label_N = np.full(len(names), -1, np.int32)
     for name in attributes.keys() & classes.keys():
       label_N[names.index(name)] = classes[name].get(attributes[name], -1)
-    ids = [word_ids[w] for w in words.split()[:max_words]]
+    ids = [word_ids[w] for w in words.split()]
     clip = context.clips[ref]
     yield {
       "mel_RM": clip.mel_RM,
       "len": clip.input_len,
-      "words_T": np.pad(ids, (0, max_words - len(ids))).astype(np.int32),
+      "words_T": np.pad(ids, (0, columns - len(ids))).astype(np.int32),
       "label_N": label_N,
       "own": ref.split(":")[0] != "0",
       "family": "own" if ref.split(":")[0] != "0" else family,
@@ -109,7 +140,8 @@ def _collate(elements, *, frames, classes_N):
 
 def _streams(context, config, found, word_ids, classes):
   """Buckets of clip lengths: their streams, and how often each is drawn."""
-  elements = list(_elements(context, found, word_ids, classes, 12))
+  columns = max([WORDS, *(len(text.split()) for _, text, _ in found.values())])
+  elements = list(_elements(context, found, word_ids, classes, columns))
   classes_N = np.array([len(v) for v in classes.values()], np.int32)
   names = [e["family"] for e in elements]
   share_N = loader.element_weights(names, config.weights.to_dict())
@@ -136,7 +168,7 @@ def _streams(context, config, found, word_ids, classes):
 
 def batches(context, config):
   """(step -> batch, {word: id}, {attribute: {value: index}})."""
-  found = targets(context.examples)
+  found = spoken(context, targets(context.examples))
   word_ids, classes = vocabulary(found)
   streams, shares = _streams(context, config, found, word_ids, classes)
 
@@ -149,9 +181,9 @@ def batches(context, config):
 
 def recognised(context, params, heads, classes) -> dict:
   """Accuracy of the heads on the test's clips: {attribute: share right}."""
-  elements = list(
-    _elements(context, targets(context.examples, "test"), {}, classes, 0)
-  )
+  tested = targets(context.examples, "test").items()
+  silent = {ref: (known, "", family) for ref, (known, _, family) in tested}
+  elements = list(_elements(context, silent, {}, classes, 0))
 
   @jax.jit
   def read(params, mel_BRM, len_B):
