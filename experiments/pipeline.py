@@ -251,6 +251,7 @@ def summarise(config, results, controls, load_s: float, context) -> dict:
     "seed": config.seed,
     "config_sha": assembly.fingerprint(config),
     "commit": _commit(),
+    "last": config.last.to_dict(),
     "wall_s": wall,
     "peak_rss_mb": max(usage) / 1024,
     "params": sum(x.size for x in jax.tree.leaves(params)),

@@ -34,8 +34,8 @@ STAGES = ["cold_start", "text_rlvr", "mgrd_1_sft", "mgrd_1_ppo"]
 FOLDERS = ["00_encoder"] + [f"{n:02d}_{s}" for n, s in enumerate(STAGES, 1)]
 MODES = {"think", "direct", "silence", "swap"}
 REPORT = {
-  "seed", "config_sha", "commit", "wall_s", "peak_rss_mb", "params", "stages",
-  "funnel", "controls", "chance", "skipped",
+  "seed", "config_sha", "commit", "last", "wall_s", "peak_rss_mb", "params",
+  "stages", "funnel", "controls", "chance", "skipped",
 }  # fmt: skip
 M = {
   "acc", "ci95", "n", "acc_conflict", "acc_heldout", "think_tokens",
@@ -113,6 +113,7 @@ def test_the_report_has_the_fields_that_others_read(recipe):
   }  # fmt: skip
   assert all(s > 0 for s in report["wall_s"].values())
   assert 0.1 < report["chance"] < 0.5 and report["peak_rss_mb"] > 100
+  assert report["last"] == {"format_reward": 0.2, "gamma": 1.0}
   assert report["params"] == sum(
     leaf.size
     for leaf in jax.tree.leaves(params(recipe.workdir / "stages" / FOLDERS[-1]))

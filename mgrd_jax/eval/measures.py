@@ -1,14 +1,15 @@
 """report.json: what a run measured, read without surprises.
 
-    report = {seed, config_sha, commit, wall_s: {stage: s}, peak_rss_mb,
-              params, stages: [{name, think: M, direct: M, silence: M,
-              swap: M}], funnel: [...], controls: {name: M},
-              chance}
+    report = {seed, config_sha, commit, last: {format_reward, gamma},
+              wall_s: {stage: s}, peak_rss_mb, params,
+              stages: [{name, think: M, direct: M, silence: M, swap: M}],
+              funnel: [...], controls: {name: M}, chance}
     M = {acc, ci95, n, acc_conflict, acc_heldout, think_tokens,
          frac_empty_think, frac_coherent, frac_offered, claim_precision,
          claim_lift, surrogate_rate}
 
-What is missing, null or NaN reads as None.
+`last` is what the last PPO stage was rewarded by.  What is missing, null or
+NaN reads as None.
 """
 
 import json

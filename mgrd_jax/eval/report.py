@@ -172,6 +172,16 @@ def _plain(text: object) -> str:
   return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(text).split()))
 
 
+def _last(report: Mapping) -> str | None:
+  """What sets an ablation apart: how its last PPO stage was rewarded."""
+  weight = number(report, "last", "format_reward")
+  gamma = number(report, "last", "gamma")
+  if weight is None or gamma is None:
+    return None
+  pressure = " (γ < 1: a pressure on length)" if gamma < 1 else ""
+  return f"format reward {weight:g}, γ {gamma:g}{pressure}"
+
+
 def _header(report: Mapping) -> str:
   wall = report.get("wall_s") or {}
   took = [s for s in wall if number(wall, s) is not None]
@@ -182,6 +192,7 @@ def _header(report: Mapping) -> str:
   facts = {
     "commit": report.get("commit"),
     "config": report.get("config_sha"),
+    "last PPO stage": _last(report),
     "wall": f"{total:.1f} min ({each})" if took else None,
     "peak memory": None if rss is None else f"{rss:.0f} MB resident",
     "parameters": None if params is None else f"{params:,.0f}",

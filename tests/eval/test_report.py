@@ -184,6 +184,22 @@ def test_the_page_holds_header_funnel_reasons_and_pictures(tmp_path):
   assert not list(path.parent.glob(".*"))
 
 
+def header(tmp_path, last):
+  page = report.render(fake() | {"last": last}, [], {}, tmp_path).read_text()
+  return page.split("## Stages")[0]
+
+
+def test_the_header_says_how_the_last_stage_was_rewarded(tmp_path):
+  paper = header(tmp_path, {"format_reward": 0.2, "gamma": 1.0})
+  assert "- last PPO stage: format reward 0.2, γ 1\n" in paper
+  bare = header(tmp_path, {"format_reward": 0.0, "gamma": 1.0})
+  assert "- last PPO stage: format reward 0, γ 1\n" in bare
+  short = header(tmp_path, {"format_reward": 0.2, "gamma": 0.995})
+  line = "- last PPO stage: format reward 0.2, γ 0.995 (γ < 1: a pressure on"
+  assert f"{line} length)\n" in short
+  assert "last PPO" not in header(tmp_path, None)
+
+
 def test_rendering_twice_gives_the_same_bytes(tmp_path):
   metrics = {"cold_start": [{"step": 0, "train/loss": 2.0}]}
   for folder in ("a", "b"):
