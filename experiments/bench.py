@@ -11,7 +11,6 @@ turns.
 import json
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -20,7 +19,13 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import bench_decode, bench_features, bench_load, command
+from experiments import (
+  bench_decode,
+  bench_features,
+  bench_load,
+  command,
+  provenance,
+)
 
 # name -> function of `quick` that gives the rows of its table.
 SUITES: dict[str, Callable[[bool], Iterator[dict]]] = {
@@ -30,16 +35,6 @@ SUITES: dict[str, Callable[[bool], Iterator[dict]]] = {
 }
 
 
-def _commit() -> str:
-  done = subprocess.run(
-    ["git", "describe", "--always", "--dirty", "--exclude=*"],
-    cwd=pathlib.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-  )
-  return done.stdout.strip() or "unknown"
-
-
 def report(suite: str, rows: list[dict]) -> dict:
   """What --json writes: the rows, and where they come from."""
   device = jax.devices()[0].device_kind
@@ -47,7 +42,7 @@ def report(suite: str, rows: list[dict]) -> dict:
     "suite": suite,
     "device": f"{device}, {os.cpu_count()} cores",
     "jax": jax.__version__,
-    "commit": _commit(),
+    "commit": provenance.commit(),
     "rows": rows,
   }
 

@@ -1,21 +1,28 @@
-"""Seconds that a piece of work takes, over all the runs it needs.
+"""What a piece of work takes, over all the runs it needs.
 
-    with Clock(path) as seconds: ...;  path: {"seconds": so far}
+    with Clock(path) as clock: ...
+    path: {"seconds": so far, "peak_rss_mb": the most, "commits": [...]}
 """
 
+import multiprocessing
+import os
 import pathlib
+import re
+import resource
+import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 
-from experiments import files
+from experiments import files, provenance
 
 
 class Clock:
   """Seconds spent in a `with` block, those of killed runs included.
 
-  A thread writes them to `path` every `tick` seconds, so a killed run loses
-  no more than one tick.  With `runs=False` it stands still and tells what it
-  stood at.
+  With them the peak of memory, and the commits of the code that ran.  A thread
+  writes all to `path` every `tick` seconds, so a killed run loses no more than
+  one tick.  With `runs=False` it stands still and tells what it stood at.
 
   Raises:
     ValueError: the file is damaged; names it.
@@ -25,6 +32,8 @@ class Clock:
     self.path, self.tick, self.runs = pathlib.Path(path), tick, runs
     found = files.read_json(self.path) if self.path.exists() else {}
     self._before = float(found.get("seconds", 0.0))
+    self._peak = float(found.get("peak_rss_mb", 0.0))
+    self._commits = list(found.get("commits", ()))
     self._start: float | None = None
     self._stop = threading.Event()
     self._thread: threading.Thread | None = None
@@ -34,8 +43,14 @@ class Clock:
     now = 0.0 if self._start is None else time.monotonic() - self._start
     return self._before + now
 
+  def cost(self) -> dict:
+    """{"peak_rss_mb", "commits"} so far, the commits in order of first use."""
+    return {"peak_rss_mb": self._peak, "commits": list(self._commits)}
+
   def __enter__(self) -> "Clock":
     if self.runs:
+      if provenance.commit() not in self._commits:
+        self._commits.append(provenance.commit())
       self._start = time.monotonic()
       self._stop.clear()
       self._thread = threading.Thread(target=self._write, daemon=True)
@@ -55,4 +70,38 @@ class Clock:
       self._save()
 
   def _save(self) -> None:
-    files.write_json(self.path, {"seconds": self()})
+    self._peak = max(self._peak, peak_rss_mb())
+    files.write_json(self.path, {"seconds": self()} | self.cost())
+
+
+def total(costs: Iterable[Mapping]) -> dict:
+  """The cost of several pieces of work: the highest peak, all commits."""
+  costs = list(costs)
+  commits = dict.fromkeys(c for cost in costs for c in cost["commits"])
+  peak = max(cost["peak_rss_mb"] for cost in costs)
+  return {"peak_rss_mb": peak, "commits": list(commits)}
+
+
+def peak_rss_mb() -> float:
+  """Peak resident memory of this process and its living workers, in MiB.
+
+  The sum of each one's own peak: no less than they ever held at once.
+  getrusage cannot tell it: of children it knows the largest alone, and a
+  child begins at its parent's peak.  Where /proc does not say it, of this
+  process alone.
+  """
+  workers = (worker.pid for worker in multiprocessing.active_children())
+  peak = sum(map(_peak_kib, (os.getpid(), *workers)))
+  if peak:
+    return peak / 2**10
+  own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return own / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _peak_kib(pid: int) -> int:
+  try:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+  except OSError:
+    return 0
+  found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+  return int(found[1]) if found else 0

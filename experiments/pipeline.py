@@ -10,14 +10,13 @@ COMMAND: python -m experiments.pipeline --config=configs/pipeline.py:tiny \\
 """
 
 import pathlib
-import resource
-import subprocess
 
 import jax
 from ml_collections import ConfigDict
 
 from experiments import (
   assembly,
+  clock,
   encoder,
   evaluate,
   files,
@@ -76,10 +75,10 @@ def _stage(context, config, name, script, block, *, number, folder, init, last):
   if found:
     return found
   own = stage_config(config, block, number=number, init=str(init), last=last)
-  with Clock(folder / "train_clock.json") as train_s:
+  with Clock(folder / "train_clock.json") as train:
     facts = script.run(own, folder, context)
   evaluation = {}
-  with Clock(folder / "evaluate_clock.json") as evaluate_s:
+  with Clock(folder / "evaluate_clock.json") as evaluating:
     if name != "encoder":
       params = assembly.restore(folder)
       own = stage_config(
@@ -90,8 +89,9 @@ def _stage(context, config, name, script, block, *, number, folder, init, last):
     "name": name,
     "facts": facts,
     "evaluation": evaluation,
-    "wall_s": train_s(),
-    "evaluate_s": evaluate_s(),
+    "wall_s": train(),
+    "evaluate_s": evaluating(),
+    **clock.total([train.cost(), evaluating.cost()]),
   }
   files.write_json(folder / "result.json", found)
   return found
@@ -115,20 +115,24 @@ def _line(found: dict) -> str:
   )
 
 
-def _controls(context, config, folders, workdir) -> dict:
-  """Elicited accuracy before MGRD, and a round without the grounding filter."""
+def _controls(context, config, folders, workdir) -> dict[str, dict]:
+  """Elicited accuracy before MGRD, and a round without the grounding filter.
+
+  Each as {"think": M, "wall_s", "peak_rss_mb", "commits"}.
+  """
   before = folders["text_rlvr"]
   own = stage_config(
     config, config.evaluate, number=2, init=str(before), last=False
   )
   path = workdir / "controls" / "elicited.json"
   if not path.exists():
-    with Clock(path.with_name("elicited_clock.json")) as seconds:
+    with Clock(path.with_name("elicited_clock.json")) as took:
       params = assembly.restore(before)
       elicited, _ = evaluate.measure(
         context, params, config=own, mode="think", hint=True
       )
-    files.write_json(path, {"think": elicited, "wall_s": seconds()})
+    found = {"think": elicited, "wall_s": took()} | took.cost()
+    files.write_json(path, found)
   elicited = files.read_json(path)
   block = ConfigDict(config.mgrd.to_dict())
   block.grounding = False
@@ -136,7 +140,7 @@ def _controls(context, config, folders, workdir) -> dict:
   folder = workdir / "controls" / "mgrd_without_grounding_filter"
   unfiltered = _done(folder)
   if not unfiltered:
-    with Clock(folder / "clock.json") as seconds:
+    with Clock(folder / "clock.json") as took:
       own = stage_config(config, block, number=3, init=str(before), last=False)
       facts = mgrd.run(own, folder, context)
       own = stage_config(
@@ -145,16 +149,16 @@ def _controls(context, config, folders, workdir) -> dict:
       think, _ = evaluate.measure(
         context, assembly.restore(folder), config=own, mode="think"
       )
-    unfiltered = {"facts": facts, "think": think, "wall_s": seconds()}
+    unfiltered = {"facts": facts, "think": think, "wall_s": took()}
+    unfiltered |= took.cost()
     files.write_json(folder / "result.json", unfiltered)
   for name, found in (("hint alone", elicited), ("no filter", unfiltered)):
     print(
       f"{name:<12} think {found['think']['acc']:.3f}  ({found['wall_s']:.0f} s)"
     )
   return {
-    "elicited_before_mgrd": elicited["think"],
-    "mgrd_without_grounding_filter": unfiltered["think"],
-    "seconds": elicited["wall_s"] + unfiltered["wall_s"],
+    "elicited_before_mgrd": elicited,
+    "mgrd_without_grounding_filter": unfiltered,
   }
 
 
@@ -186,13 +190,6 @@ def _check_words(base, context) -> None:
       f"{context.config.data.manifest!r} has changed since: put back what it "
       "held, or run the base again"
     )
-
-
-def _commit() -> str:
-  done = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  )
-  return done.stdout.strip()
 
 
 def _samples(workdir, folders, limit: int = 6) -> list[dict]:
@@ -228,12 +225,12 @@ def _ppo(facts: dict) -> dict:
   return {"ppo": {n: facts[n] for n in names}} if "selected" in facts else {}
 
 
-def summarise(config, results, controls, load_s: float, context) -> dict:
-  """The report, as report.json holds it."""
-  usage = (
-    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
-  )
+def summarise(config, results, controls, loading: Clock, context) -> dict:
+  """The report, as report.json holds it.
+
+  All of it is of when the work was done: a second look changes nothing.
+  """
+  cost = clock.total([loading.cost(), *results, *controls.values()])
   test = context.split("test")
   params = assembly.restore(results[-1]["folder"])
   funnel = [
@@ -242,18 +239,18 @@ def summarise(config, results, controls, load_s: float, context) -> dict:
       (r for r in results if r["name"].endswith("_sft")), start=1
     )
   ]
-  wall = {"load": load_s}
+  wall = {"load": loading()}
   for r in results:
     wall[r["name"]] = r["wall_s"]
   wall["evaluate"] = sum(r["evaluate_s"] for r in results)
-  wall["controls"] = controls.pop("seconds")
+  wall["controls"] = sum(c["wall_s"] for c in controls.values())
   return {
     "seed": config.seed,
     "config_sha": assembly.fingerprint(config),
-    "commit": _commit(),
+    "commit": "+".join(cost["commits"]),
     "last": config.last.to_dict(),
     "wall_s": wall,
-    "peak_rss_mb": max(usage) / 1024,
+    "peak_rss_mb": cost["peak_rss_mb"],
     "params": sum(x.size for x in jax.tree.leaves(params)),
     "stages": [
       {"name": r["name"]} | _ppo(r["facts"]) | r["evaluation"]
@@ -261,7 +258,7 @@ def summarise(config, results, controls, load_s: float, context) -> dict:
       if r["evaluation"]
     ],
     "funnel": funnel,
-    "controls": controls,
+    "controls": {name: c["think"] for name, c in controls.items()},
     "chance": evaluate.chance(test),
     "skipped": context.skipped,
   }
@@ -316,7 +313,7 @@ def run(config, workdir) -> dict:
     folders[name], init = folder, folder
   controls = _controls(context, config, folders, base or workdir)
   # Report.
-  summary = summarise(config, results, controls, loading(), context)
+  summary = summarise(config, results, controls, loading, context)
   measures.save(summary, workdir / "report.json")
   curves = {n: metrics.read(f / "metrics.jsonl") for n, f in folders.items()}
   page = report.render(summary, _samples(workdir, folders), curves, workdir)

@@ -191,7 +191,7 @@ def goals_table(runs: Sequence[Mapping]) -> str:
 def results(runs: Sequence[Mapping], headings: Sequence[str]) -> str:
   """The merged table, what it was run with, and the goals."""
   seeds = ", ".join(str(run.get("seed", "?")) for run in runs)
-  commits = {str(run["commit"])[:10] for run in runs if run.get("commit")}
+  commits = {str(run["commit"]) for run in runs if run.get("commit")}
   made = f"commit {', '.join(sorted(commits)) or 'unknown'}. {report.LEGEND}"
   if len(runs) > 1:
     made = f"Mean over seeds {seeds} (least…most), {made}"

@@ -183,12 +183,12 @@ def test_the_controls_are_the_hint_alone_and_a_round_without_the_filter(
   # The first evaluation is elicited; the last is that of the other round.
   assert all(chat.HINT in p for p in prompts[:test])
   assert not any(chat.HINT in p for p in prompts[-test:])
-  assert found["elicited_before_mgrd"]["n"] == test
+  assert found["elicited_before_mgrd"]["think"]["n"] == test
   folder = tmp_path / "controls" / "mgrd_without_grounding_filter"
   assert {e.id.split("-", 2)[2] for e in kept(folder)} == {"pool-2", "pool-3"}
   written = json.loads((folder / "funnel.json").read_text())
   assert [written[n] for n in ("grounded", "kept")] == [1, 2]
-  assert found["mgrd_without_grounding_filter"]["n"] == test
+  assert found["mgrd_without_grounding_filter"]["think"]["n"] == test
 
 
 def mixture(audio: int, text: int, **fields):

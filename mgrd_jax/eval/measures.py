@@ -8,8 +8,8 @@
          frac_empty_think, frac_coherent, frac_offered, claim_precision,
          claim_lift, surrogate_rate}
 
-`last` is what the last PPO stage was rewarded by.  What is missing, null or
-NaN reads as None.
+`commit` joins by "+" those that a resumed run was made at; `last` is what the
+last PPO stage was rewarded by.  What is missing, null or NaN reads as None.
 """
 
 import json
