@@ -12,14 +12,14 @@ import json
 import multiprocessing
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich import progress as rich_progress
 
-from experiments import files
+from experiments import files, provenance
 from mgrd_jax import sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
@@ -88,12 +88,14 @@ def load(config, workdir) -> Context:
   """Builds or finds the data, the tokenizer and the log-mels.
 
   Raises:
-    ValueError: config.init belongs to a run of another seed or model.
+    ValueError: config.init belongs to a run of another seed or model, or
+      `workdir` holds results from other data.
   """
   if config.init:
     same_run("init", config.init, config, ("seed", "model"))
   mesh = sharding.make_mesh()
   examples, stores, skipped = _examples(config.data, config.seed)
+  provenance.keep_data(workdir, provenance.of_data(examples, stores))
   refs = sorted({ref for e in examples for ref in e.audio})
   tokenizer = _tokenizer(config, workdir, examples)
   model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
@@ -179,14 +181,18 @@ class Stores:
       sources.ClipStore(r, max_seconds=max_seconds) for r in roots
     ]
 
-  def files(self, refs: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(path, bytes, time of change) of every file that the refs lead to."""
-    paths = set()
+  def paths(self, refs: Iterable[str]) -> dict[str, pathlib.Path]:
+    """{"root-index:file": path} of every file that the refs lead to, sorted."""
+    found = {}
     for ref in refs:
       index, inner = ref.split(":", 1)
       file, _ = schema.split_ref(inner)
-      paths.add(self._stores[int(index)].root / file)
-    found = [(p, p.stat()) for p in sorted(paths)]
+      found[f"{index}:{file}"] = self._stores[int(index)].root / file
+    return dict(sorted(found.items()))
+
+  def files(self, refs: Iterable[str]) -> list[tuple[str, int, int]]:
+    """(path, bytes, time of change) of every file that the refs lead to."""
+    found = [(p, p.stat()) for p in self.paths(refs).values()]
     return [(str(p.absolute()), s.st_size, s.st_mtime_ns) for p, s in found]
 
   def wave(self, ref: str) -> np.ndarray:

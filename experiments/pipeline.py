@@ -22,12 +22,12 @@ from experiments import (
   files,
   flags,
   mgrd,
+  provenance,
   rlvr,
   sft,
 )
 from experiments.clock import Clock
 from mgrd_jax.eval import measures, report
-from mgrd_jax.text import tokenizer as tokenizer_lib
 from mgrd_jax.train import metrics
 
 SHARED = ("seed", "model", "data")
@@ -180,18 +180,6 @@ def _base(config, stages) -> pathlib.Path | None:
   return base
 
 
-def _check_words(base, context) -> None:
-  """The same fields may name a manifest that was changed since."""
-  made = tokenizer_lib.load(base / "tokenizer.json")
-  if made.raw.to_str() != context.tokenizer.raw.to_str():
-    raise ValueError(
-      f"config.base={base}: made with other words (vocabulary "
-      f"{made.vocab_size}, now {context.tokenizer.vocab_size}); data.manifest "
-      f"{context.config.data.manifest!r} has changed since: put back what it "
-      "held, or run the base again"
-    )
-
-
 def _samples(workdir, folders, limit: int = 6) -> list[dict]:
   """Chains of each stage, for the report: the same questions throughout."""
   out = []
@@ -283,7 +271,9 @@ def run(config, workdir) -> dict:
   with loading:
     context = assembly.load(config, workdir)
   if base:
-    _check_words(base, context)
+    # The same fields may name a manifest that has changed since.
+    data = files.read_json(workdir / provenance.DATA)
+    provenance.same_data(base, data, "run the base again")
   print(
     f"data: {len(context.examples)} examples, {len(context.clips)} clips "
     f"({loading():.0f} s); devices: {jax.device_count()}"

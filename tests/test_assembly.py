@@ -1,6 +1,7 @@
 """What stages share: a user's manifest, and whose checkpoint is whose."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,9 +9,8 @@ import soundfile
 from ml_collections import ConfigDict
 
 from configs import pipeline as pipeline_config
-from experiments import assembly, pipeline
+from experiments import assembly, files, flags, pipeline
 from mgrd_jax.data.schema import Example
-from mgrd_jax.text import tokenizer
 
 
 def row(name, *audio, **fields):
@@ -76,7 +76,7 @@ def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
   before = context.facts[ref]
   file = assembly.pathlib.Path(own.data.manifest).parent / "0.wav"
   soundfile.write(file, wave_W, 16000)
-  after = assembly.load(own, tmp_path / "run").facts[ref]
+  after = assembly.load(own, tmp_path / "another").facts[ref]
   assert before["tone_hz"] != after["tone_hz"]
 
 
@@ -150,22 +150,51 @@ def test_a_base_of_other_data_is_refused(home, tmp_path, field, value, said):
   assert "\n" not in str(error.value)
 
 
-def test_a_base_of_a_changed_manifest_is_refused(tmp_path):
-  config = pipeline_config.get_config("tiny,rounds=1")
-  config.data.manifest = "m.jsonl"
-  made, now = tokenizer.build(["dog"]), tokenizer.build(["dog", "cat"])
-  made.save(tmp_path / "tokenizer.json")
+@pytest.fixture
+def begun(own, tmp_path):
+  """A run over a manifest of the user's, which has grown since its start."""
+  folder = tmp_path / "run"
+  flags.save_config(own, folder)
+  assembly.load(own, folder)
+  path = assembly.pathlib.Path(own.data.manifest)
+  last = json.loads(path.read_text().splitlines()[-1])
+  with path.open("a") as manifest:
+    manifest.write(json.dumps(last | {"id": "one-more"}) + "\n")
+  return folder
 
-  def check(words):
-    pipeline._check_words(
-      tmp_path,
-      assembly.Context(config, None, words, None, [], {}, {}, {}, []),
-    )
 
-  check(made)
-  said = f"vocabulary {made.vocab_size}, now {now.vocab_size}.*'m.jsonl' has"
-  with pytest.raises(ValueError, match=said):
-    check(now)
+CHANGED = "holds a run from other data (changed: manifest rows: 12 before, 13 "
+
+
+def test_a_manifest_that_has_changed_is_refused_and_nothing_is_lost(
+  own, recipe, begun
+):
+  before = {p.name: p.read_bytes() for p in begun.iterdir()}
+  assert before.keys() == {"config.json", "data.json", "tokenizer.json"}
+  done = subprocess.run(
+    recipe.command(begun, **{"data.manifest": own.data.manifest}),
+    env=recipe.environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1 and "Traceback" not in done.stderr
+  line = done.stderr.splitlines()[-1]
+  assert line.startswith(f"error: {begun}: {CHANGED}now); put back")
+  assert not (begun / "stages").exists()
+  assert before == {name: (begun / name).read_bytes() for name in before}
+
+
+def test_a_base_of_a_changed_manifest_is_refused(own, begun, tmp_path):
+  # As if all of its stages were finished.
+  for number, (name, _, _) in enumerate(pipeline.plan(own)):
+    folder = pipeline._folder(begun, number, name)
+    files.write_json(folder / "result.json", {"name": name})
+  own.base, folder = str(begun), tmp_path / "ablation"
+  with pytest.raises(ValueError) as error:
+    pipeline.run(own, folder)
+  assert str(error.value).startswith(f"{begun}: {CHANGED}now); put back")
+  assert str(error.value).endswith("or run the base again")
+  assert not (folder / "stages").exists()
 
 
 def test_a_recipe_without_rounds_is_refused_before_anything_is_made(tmp_path):

@@ -169,7 +169,7 @@ def test_ppo_took_its_steps_and_measured_them(recipe):
 def test_the_same_command_again_changes_nothing(recipe):
   """A process of another size, and later: to the byte."""
   before = touched(recipe.workdir / "stages")
-  names = ("report.json", "report.md", "load_clock.json")
+  names = ("report.json", "report.md", "load_clock.json", "data.json")
   written = [(recipe.workdir / name).read_bytes() for name in names]
   done = subprocess.run(
     recipe.command(recipe.workdir), env=recipe.environment, capture_output=True
@@ -191,7 +191,7 @@ def test_a_changed_config_is_refused_by_the_name_of_its_field(recipe):
 
 def test_killed_inside_a_stage_it_goes_on_bitwise(recipe, tmp_path):
   # What is there is a stage boundary; the kill is inside the next stage.
-  for name in ("tokenizer.json", "stages/00_encoder"):
+  for name in ("data.json", "tokenizer.json", "stages/00_encoder"):
     source, target = recipe.workdir / name, tmp_path / name
     target.parent.mkdir(exist_ok=True)
     copy = shutil.copytree if source.is_dir() else shutil.copy
