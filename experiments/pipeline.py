@@ -257,7 +257,8 @@ def run(config, workdir) -> dict:
 
   Raises:
     ValueError: config.base is not a whole run of the same seed, model,
-      rounds and data, or there is not one round.
+      rounds and data, `workdir` holds a run of another config or from other
+      data, or there is not one round.
   """
   workdir = pathlib.Path(workdir)
   flags.save_config(config, workdir)
