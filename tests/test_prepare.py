@@ -53,6 +53,7 @@ BAD_CLIPS = {
   "text": b"these are words\n" * 50,
   "cut": clip()[:2000],
   "silent": clip(0.0),
+  "short": clip(0.02),
 }
 
 
@@ -103,20 +104,21 @@ def files_below(folder):
 def test_check_counts_reasons_and_names_each_refused_row(manifest, capsys):
   assert prepare.main(["check", str(manifest)]) == 1
   out = capsys.readouterr().out
-  assert "5 rows accepted, 8 refused" in out
+  assert "5 rows accepted, 9 refused" in out
   refused = [l for l in out.splitlines() if l.startswith("refused: ")]
   expected = [
     (6, "empty", "audio: empty file"),
     (7, "text", "audio: not audio that can be decoded"),
     (8, "cut", "audio: corrupt or cut short"),
     (9, "silent", "audio: no samples"),
-    (10, "gone", "audio: missing file"),
-    (11, "stereo", "id: duplicate id"),
-    (12, "?", "row: not JSON"),
-    (13, "x", "answer: answer not among the options"),
+    (10, "short", "audio: too short"),
+    (11, "gone", "audio: missing file"),
+    (12, "stereo", "id: duplicate id"),
+    (13, "?", "row: not JSON"),
+    (14, "x", "answer: answer not among the options"),
   ]
   # The last row's clip is missing too.
-  assert len(refused) == 9
+  assert len(refused) == 10
   for line, row_id, what in expected:
     assert any(
       r.startswith(f"refused: line {line} (id {row_id}), {what}; ")
@@ -196,7 +198,7 @@ def test_shards_hold_the_good_rows_with_the_same_waves(manifest, capsys):
   out = manifest.parent.parent / "made" / "shards"
   flags = ["shard", str(manifest), f"--out={out}", "--examples_per_shard=2"]
   assert prepare.main(flags) == 0
-  assert "5 rows accepted, 8 refused" in capsys.readouterr().out
+  assert "5 rows accepted, 9 refused" in capsys.readouterr().out
   examples, refusals = schema.read_manifest(out / "manifest.jsonl")
   assert not refusals
   assert [e.id for e in examples] == list(GOOD_CLIPS)

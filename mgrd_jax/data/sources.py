@@ -15,7 +15,7 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Float32, Shaped
 
-from mgrd_jax.audio import io
+from mgrd_jax.audio import features, io
 from mgrd_jax.data import schema
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -49,8 +49,17 @@ class ClipStore:
     """The clip as float32 mono at 16 kHz.
 
     Raises:
-      io.AudioError: the clip or its shard is missing, corrupt or too long.
+      io.AudioError: the clip or its shard is missing or corrupt, or the clip
+        is too long, or so short that no audio token stands for it.
     """
+    wave_W = self._read(ref)
+    if not features.token_count(min(len(wave_W), features.CHUNK)):
+      raise io.AudioError(
+        ref, "too short", "it has no audio token; give at least 0.1 s"
+      )
+    return wave_W
+
+  def _read(self, ref: str) -> Float32[np.ndarray, " W"]:
     file, record = schema.split_ref(ref)
     if record is None:
       return io.read(

@@ -6,8 +6,10 @@ import grain
 import numpy as np
 import pytest
 
-from mgrd_jax.audio import io
+from mgrd_jax.audio import features, io
 from mgrd_jax.data import schema, sources
+
+SHORTEST = 321  # samples; two hops of 10 ms and one
 
 
 def noise(seed, length=800):
@@ -79,6 +81,8 @@ def test_a_failing_write_leaves_nothing_behind(tmp_path):
     ("text.wav", "not audio that can be decoded"),
     ("long.wav", "too long"),
     ("long.arrayrecord#0", "too long"),
+    ("short.wav", "too short"),
+    ("short.arrayrecord#0", "too short"),
   ],
 )
 def test_a_clip_that_cannot_be_read_raises_its_reason(folder, ref, reason):
@@ -88,6 +92,8 @@ def test_a_clip_that_cannot_be_read_raises_its_reason(folder, ref, reason):
   (folder / "cut.arrayrecord").write_bytes(whole[: len(whole) // 2])
   io.write_wav(folder / "long.wav", noise(0, 33_000))
   sources.write_clips(folder / "long.arrayrecord", [noise(0, 33_000)])
+  io.write_wav(folder / "short.wav", noise(0, SHORTEST - 1))
+  sources.write_clips(folder / "short.arrayrecord", [noise(0, SHORTEST - 1)])
   store = sources.ClipStore(folder, max_seconds=2)
   with pytest.raises(io.AudioError) as caught:
     store.wave(ref)
@@ -95,6 +101,15 @@ def test_a_clip_that_cannot_be_read_raises_its_reason(folder, ref, reason):
   example = schema.Example("a", "Q?", "x", "text", audio=("0.wav", ref))
   problems = sources.check_clips(store, example)
   assert [(p.field, p.reason) for p in problems] == [("audio", reason)]
+  assert problems[0].fix.startswith(f"{caught.value.name}: ")
+
+
+def test_the_shortest_clip_that_can_be_read_has_an_audio_token(folder):
+  io.write_wav(folder / "shortest.wav", noise(0, SHORTEST))
+  wave_W = sources.ClipStore(folder).wave("shortest.wav")
+  assert len(wave_W) == SHORTEST
+  assert features.token_count(SHORTEST) == 1
+  assert features.token_count(SHORTEST - 1) == 0
 
 
 def test_a_closed_or_pickled_store_reads_on(folder):
