@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich import progress as rich_progress
 
-from experiments import files, provenance
+from experiments import files, own_data, provenance
 from mgrd_jax import sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
-from mgrd_jax.data import schema, sources, splits, synthetic, transforms
+from mgrd_jax.data import schema, sources, synthetic, transforms
 from mgrd_jax.data.schema import Example
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rollout import engine, sampling
@@ -174,7 +174,10 @@ def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
 
 
 class Stores:
-  """Refs of several roots in one namespace: "root-index:ref"."""
+  """Refs of several roots in one namespace: "root-index:ref".
+
+  Root 0 is the built-in set's, root 1 that of the user's manifest.
+  """
 
   def __init__(self, roots: Sequence[pathlib.Path], max_seconds: float):
     self._stores = [
@@ -217,85 +220,21 @@ def _examples(data, seed: int):
     roots.append(pathlib.Path(data.manifest).parent)
   stores = Stores(roots, data.max_seconds)
   rows, refusals = schema.read_manifest(built_in)
-  examples, skipped = placed(rows, 0), [str(r) for r in refusals]
+  examples, skipped = placed(rows), own_data.one_a_row(refusals)
   if data.manifest:
-    own, more = own_examples(data.manifest, stores)
-    examples, skipped = with_own(examples, own), skipped + more
+    own, more = own_data.read(data.manifest, stores)
+    examples, skipped = own_data.joined(examples, own), skipped + more
   if skipped:
     print(f"skipped {len(skipped)} rows; the first: {skipped[0]}")
   return examples, stores, skipped
 
 
-def placed(rows: Sequence[Example], index: int) -> list[Example]:
-  """Rows with their refs in the namespace of `Stores`."""
+def placed(rows: Sequence[Example]) -> list[Example]:
+  """Built-in rows with their refs in the namespace of `Stores`."""
   return [
-    dataclasses.replace(e, audio=tuple(f"{index}:{ref}" for ref in e.audio))
+    dataclasses.replace(e, audio=tuple(f"0:{ref}" for ref in e.audio))
     for e in rows
   ]
-
-
-def own_examples(manifest, stores) -> tuple[list[Example], list[str]]:
-  """(rows of the user's manifest that can be used, why others are skipped).
-
-  Says once what one may not expect of its splits.
-  """
-  rows, refusals = schema.read_manifest(manifest)
-  for doubt in splits.doubts(rows):
-    print(f"{manifest}: {doubt}")
-  found, skipped = [], [str(r) for r in refusals]
-  for row in placed(splits.used(rows), 1):
-    try:
-      for ref in row.audio:
-        stores.wave(ref)
-    except ValueError as error:
-      skipped.append(f"{row.id}: {error}")
-    else:
-      found.append(_own_row(row))
-  if not found:
-    raise SystemExit(
-      f"{manifest}: no row can be used; run python -m experiments.prepare "
-      f"check {manifest}"
-    )
-  return found, skipped
-
-
-def with_own(built_in, own) -> list[Example]:
-  """The user's questions are the test; the built-in ones stay to train on."""
-  if not any(e.split == "test" for e in own):
-    own = _hold_out(own)
-  return [e for e in built_in if e.split != "test"] + list(own)
-
-
-def _hold_out(rows: list[Example], share: int = 5) -> list[Example]:
-  """Every fifth clip is the test, with all questions about it.
-
-  Where a question is about several clips, all of them go the same way.
-  Questions without a clip stay to train on.
-  """
-  group = {ref: ref for row in rows for ref in row.audio}
-
-  def root(ref):
-    while group[ref] != ref:
-      ref = group[ref]
-    return ref
-
-  for row in rows:
-    for ref in row.audio:
-      group[root(ref)] = root(row.audio[0])
-  roots = dict.fromkeys(root(row.audio[0]) for row in rows if row.audio)
-  held = set(list(roots)[::share])
-  return [
-    dataclasses.replace(row, split="test")
-    if row.audio and root(row.audio[0]) in held
-    else row
-    for row in rows
-  ]
-
-
-def _own_row(row: Example) -> Example:
-  """A manifest row as the stages see it; its source is "own"."""
-  meta = dict(row.meta) | {"own": True, "family": row.meta.get("family", "own")}
-  return dataclasses.replace(row, source="own", meta=meta)
 
 
 def _measure_one(job):

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments import assembly, encoder, evaluate, mgrd, pipeline, rlvr, sft
+from experiments import (
+  assembly,
+  encoder,
+  evaluate,
+  mgrd,
+  own_data,
+  pipeline,
+  rlvr,
+  sft,
+)
 from mgrd_jax.audio import features, io
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import lexicon, schema, synthetic, text_tasks, transforms
@@ -97,14 +106,14 @@ def plan(data, seed: int) -> Plan:
       built_in += told
       built_in += synthetic.with_background(heard, clips, refs, short, seed)
     seconds = PLANNED_SECONDS * len(clips)
-  found, roots = assembly.placed(built_in, 0), [folder]
+  found, roots = assembly.placed(built_in), [folder]
   if data.manifest:
     roots.append(pathlib.Path(data.manifest).parent)
   stores = assembly.Stores(roots, data.max_seconds)
   if data.manifest:
-    own, skipped = assembly.own_examples(data.manifest, stores)
+    own, skipped = own_data.read(data.manifest, stores)
     print(f"{data.manifest}: {len(own)} rows, {len(skipped)} skipped")
-    found = assembly.with_own(found, own)
+    found = own_data.joined(found, own)
   refs = {ref for e in found for ref in e.audio}
   return Plan(found, len(refs), seconds, made, stores)
 

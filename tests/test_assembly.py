@@ -9,7 +9,7 @@ import soundfile
 from ml_collections import ConfigDict
 
 from configs import pipeline as pipeline_config
-from experiments import assembly, files, flags, pipeline
+from experiments import assembly, files, flags, own_data, pipeline
 from mgrd_jax.data.schema import Example
 
 
@@ -23,7 +23,7 @@ def row(name, *audio, **fields):
 def test_all_questions_about_a_clip_are_held_out_together():
   rows = [row(f"{clip}-{k}", f"{clip}.wav") for clip in range(10) for k in "ab"]
   rows += [row("pair", "1.wav", "2.wav"), row("text")]
-  found = assembly._hold_out(rows)
+  found = own_data._hold_out(rows)
   assert [r.id for r in found] == [r.id for r in rows]
   parts = {
     part: {ref for r in found if r.split == part for ref in r.audio}
@@ -67,7 +67,7 @@ def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
   assert len(found) == 12 and not context.skipped
   test = context.split("test")
   assert {e.id for e in test} == {
-    "test-0-a", "test-0-b", "test-5-a", "test-5-b"
+    "own:test-0-a", "own:test-0-b", "own:test-5-a", "own:test-5-b"
   }  # fmt: skip
   # Facts are measured again when a recording is replaced.
   wave_W = np.zeros(16000)
