@@ -26,7 +26,6 @@ from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema, sources, synthetic, transforms
 from mgrd_jax.data.schema import Example
 from mgrd_jax.models import audio_lm
-from mgrd_jax.rollout import engine, sampling
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
 from mgrd_jax.train import checkpoint
@@ -346,58 +345,6 @@ def _supervised_item(context: Context, example: Example) -> transforms.Item:
     answer=example.answer,
   )
   return transforms.Item(row, tuple(context.enc[r] for r in example.audio))
-
-
-BANNED = (
-  "<|endoftext|>", "<|BOT|>", "<audio_start>", "<audio_end>", "<audio_patch>",
-  "<unk>",
-)  # fmt: skip
-
-
-def ban_vector(context: Context):
-  """ban_V of ids that must not be generated: audio marks, turn openers."""
-  ids = [context.tokenizer.id(name) for name in BANNED]
-  return sampling.ban(context.tokenizer.vocab_size, ids)
-
-
-@functools.lru_cache(maxsize=64)
-def _generate_program(
-  model, vocab, stop_id, ban, samples, max_new, temperature
-):
-  ban_V = sampling.ban(vocab, ban)
-  return jax.jit(
-    functools.partial(
-      engine.generate,
-      prefill=functools.partial(audio_lm.prefill, config=model),
-      decode=functools.partial(audio_lm.decode, config=model),
-      samples=samples,
-      max_new=max_new,
-      stop_id=stop_id,
-      temperature=temperature,
-      ban_V=ban_V,
-    )
-  )
-
-
-def generator(context: Context, params, key, *, samples, max_new, temperature):
-  """(batch, request_B) -> samples on the host, for rollout.collect.run."""
-  ids = tuple(context.tokenizer.id(name) for name in BANNED)
-  program = _generate_program(
-    context.model,
-    context.tokenizer.vocab_size,
-    context.tokenizer.id("<|EOT|>"),
-    ids,
-    samples,
-    max_new,
-    float(temperature),
-  )
-  return lambda batch, request_B: program(params, batch, request_B, key)
-
-
-def decoded(context: Context, sample, *, direct: bool = False) -> str:
-  """Full text of a response: the prefilled tags and what was sampled."""
-  prefill = chat.EMPTY if direct else chat.OPEN
-  return prefill + context.tokenizer.decode(sample.tokens)
 
 
 # Half the compile time on a CPU, and a training step no slower (a decoding

@@ -12,59 +12,16 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import assembly, files, flags
-from mgrd_jax.data import transforms
+from experiments import assembly, files, flags, responses
 from mgrd_jax.eval import harness
 from mgrd_jax.grounding import controls
-from mgrd_jax.rollout import collect
 
 MODES = ("think", "direct", "silence", "swap")
 
 
-def respond(
-  context, params, examples, *, config, refs=None, hint=False, direct=False
-):
-  """Greedy responses: [(Sample, full text)] of each example.
-
-  `refs` puts other clips in the place of each example's own.
-  """
-  if not examples:
-    return []
-  refs = refs or [e.audio for e in examples]
-  items = [
-    assembly.prompt_item(context, e, refs=r, hint=hint, direct=direct)
-    for e, r in zip(examples, refs, strict=True)
-  ]
-  # Coarse, so that all modes share a program.
-  shape = transforms.shape_of(
-    items, multiple=16, width=context.model.encoder.width
-  )
-  generate = assembly.generator(
-    context,
-    params,
-    jax.random.key(0),
-    samples=1,
-    max_new=config.max_new,
-    temperature=0.0,
-  )
-  with assembly.bar("evaluate") as update:
-    drawn = collect.run(
-      items,
-      generate,
-      lambda part: transforms.collate(part, shape),
-      rows=min(config.rows, len(items)),
-      samples=1,
-      progress=update,
-    )
-  return [
-    (group[0], assembly.decoded(context, group[0], direct=direct))
-    for group in drawn
-  ]
-
-
-def _records(context, examples, responses, refs, other=None):
-  for at, (example, (sample, text)) in enumerate(
-    zip(examples, responses, strict=True)
+def _records(context, examples, drawn, refs, other=None):
+  for at, (example, ((sample, text),)) in enumerate(
+    zip(examples, drawn, strict=True)
   ):
     facts = [context.facts[r] for r in refs[at] if r in context.facts]
     yield harness.Record(
@@ -97,16 +54,20 @@ def measure(
     examples = [e for e, _ in paired]
     refs = [p.audio for _, p in paired]
     other = [p.answer for _, p in paired]
-  responses = respond(
+  drawn = responses.draw(
     context,
     params,
     examples,
+    jax.random.key(0),
     config=config,
+    samples=1,
+    temperature=0.0,
     refs=refs,
     hint=hint,
     direct=mode == "direct",
+    multiple=16,  # coarse, so that all modes share a program
   )
-  records = list(_records(context, examples, responses, refs, other))
+  records = list(_records(context, examples, drawn, refs, other))
   items = [
     harness.grade(
       r,

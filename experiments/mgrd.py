@@ -13,53 +13,27 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import assembly, files, flags, sft
-from mgrd_jax.data import schema, transforms
+from experiments import assembly, files, flags, responses, sft
+from mgrd_jax.data import schema
 from mgrd_jax.mgrd import filters
 from mgrd_jax.mgrd import round as mgrd_round
-from mgrd_jax.rewards import combine
-from mgrd_jax.rollout import collect
+from mgrd_jax.rewards import combine, format
 
 
-def sample(context, params, examples, *, config, key, hint: bool):
-  """K samples of each example: [[(Sample, full text)]]."""
-  items = [assembly.prompt_item(context, e, hint=hint) for e in examples]
-  shape = transforms.shape_of(items, width=context.model.encoder.width)
-  generate = assembly.generator(
-    context,
-    params,
-    key,
-    samples=config.samples,
-    max_new=config.max_new,
-    temperature=config.temperature,
-  )
-  with assembly.bar("sampling") as update:
-    drawn = collect.run(
-      items,
-      generate,
-      lambda part: transforms.collate(part, shape),
-      rows=min(config.rows, len(items)),
-      samples=config.samples,
-      progress=update,
-    )
-  return [
-    [(s, assembly.decoded(context, s)) for s in group] for group in drawn
-  ]
-
-
-def score(example, stopped: bool, text: str) -> dict:
-  """The parts of a response's reward."""
+def score(example, stopped: bool, text: str, **weights: float) -> dict:
+  """The parts of a response's reward; `weights` as in `score_response`."""
   return combine.score_response(
-    text.split("<|EOT|>")[0],
+    text,
     stopped,
     gold=example.answer,
     answer_type=example.answer_type,
     options=example.options,
     has_audio=bool(example.audio),
+    **weights,
   )
 
 
-def responses(context, examples, groups, rng, others: int = 8):
+def judged(context, examples, groups, rng, others: int = 8):
   """Every (stopped, text) as a Response, other clips' facts beside it."""
   facts = [[context.facts[r] for r in e.audio] for e in examples]
   alike: dict[tuple, list[int]] = {}
@@ -69,7 +43,7 @@ def responses(context, examples, groups, rng, others: int = 8):
     peers = alike[example.meta.get("family"), len(example.audio)]
     picked = [facts[p] for p in rng.choice(peers, others) if p != at]
     for stopped, text in group:
-      parsed = filters.split(text)
+      parsed = format.parse(text)
       yield filters.Response(
         example,
         parsed.think,
@@ -100,7 +74,16 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
     )
   if not path.exists():
     key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
-    groups = sample(context, params, asked, config=config, key=key, hint=True)
+    groups = responses.draw(
+      context,
+      params,
+      asked,
+      key,
+      config=config,
+      samples=config.samples,
+      temperature=config.temperature,
+      hint=True,
+    )
     rows = [
       {"id": e.id, "responses": [[one.stopped, text] for one, text in group]}
       for e, group in zip(asked, groups, strict=True)
@@ -111,7 +94,7 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
     raise ValueError(f"{path}: holds the samples of other questions")
   rng = np.random.default_rng((config.seed, config.stage))
   groups = [row["responses"] for row in rows]
-  return list(responses(context, asked, groups, rng))
+  return list(judged(context, asked, groups, rng))
 
 
 def filtered(found, *, config, workdir, grounding: bool):

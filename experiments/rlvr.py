@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assembly, files, flags, mgrd
+from experiments import assembly, files, flags, mgrd, responses
 from mgrd_jax.data import transforms
 from mgrd_jax.eval import stats
 from mgrd_jax.mgrd import select
@@ -86,16 +86,20 @@ def selected(context, params, examples, *, config, workdir) -> list:
       raise ValueError(f"{path}: hits of other questions; {files.REDO}")
   else:
     key = jax.random.fold_in(jax.random.key(config.seed), 7 * config.stage)
-    probe = config.copy_and_resolve_references()
-    probe.samples, probe.temperature = config.select_samples, 1.0
     hits = {}
     groups: dict[str, list] = {}
     for e in examples:
       groups.setdefault(modality(e), []).append(e)
     for at, group in enumerate(groups.values()):
       own_key = jax.random.fold_in(key, at)
-      drawn = mgrd.sample(
-        context, params, group, config=probe, key=own_key, hint=False
+      drawn = responses.draw(
+        context,
+        params,
+        group,
+        own_key,
+        config=config,
+        samples=config.select_samples,
+        temperature=1.0,
       )
       for e, one in zip(group, drawn, strict=True):
         hits[e.id] = sum(mgrd.score(e, s.stopped, t)["acc"] for s, t in one)
@@ -137,7 +141,7 @@ class Sampler:
     at = self.batch_for(step)
     count = len(at)
     items = [self.items[i] for i in at]
-    generate = assembly.generator(
+    generate = responses.generator(
       self.context,
       params,
       jax.random.fold_in(key, step),
@@ -157,21 +161,15 @@ class Sampler:
     drawn = [s for group in groups for s in group]
     ids = np.repeat(at, c.samples)
     rollout = collect.pack(prompts, drawn, ids, time=c.max_new)
-    texts = [assembly.decoded(self.context, s) for s in drawn]
+    texts = [responses.decoded(self.context, s) for s in drawn]
     return self._score(rollout, drawn, texts, ids)
 
   def _score(self, rollout, drawn, texts, ids):
     examples = [self.examples[i] for i in ids]
     parts = combine.stack(
       [
-        combine.score_response(
-          text.split("<|EOT|>")[0],
-          s.stopped,
-          gold=e.answer,
-          answer_type=e.answer_type,
-          options=e.options,
-          has_audio=bool(e.audio),
-          format_weight=self.config.format_reward,
+        mgrd.score(
+          e, s.stopped, text, format_weight=self.config.format_reward
         )
         for e, s, text in zip(examples, drawn, texts, strict=True)
       ]
@@ -214,7 +212,7 @@ def _programs(context, config):
   hp = steps.PPO(**config.ppo, temperature=config.temperature)
   values = functools.partial(audio_lm.values, config=context.model)
   apply = functools.partial(audio_lm.continuations, config=context.model)
-  ban_V = assembly.ban_vector(context)
+  ban_V = responses.ban_vector(context)
   adamw = functools.partial(
     optim.named, "adamw", steps=config.steps, final=1.0
   )

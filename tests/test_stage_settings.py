@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from configs import pipeline as pipeline_config
-from experiments import assembly, files, mgrd, pipeline, rlvr, sft
+from experiments import (
+  assembly,
+  files,
+  mgrd,
+  pipeline,
+  responses,
+  rlvr,
+  sft,
+)
 from mgrd_jax.data import schema, transforms
 from mgrd_jax.rollout import collect
 from mgrd_jax.text import chat
@@ -73,7 +81,7 @@ def test_the_rollouts_are_rewarded_by_the_weight_of_the_config(weight, want):
     at,
     time=max(len(s.tokens) for s in drawn),
   )
-  texts = [assembly.decoded(context, s) for s in drawn]
+  texts = [responses.decoded(context, s) for s in drawn]
   scored, _, parts = sampler._score(rollout, drawn, texts, at)
   # A question without a clip is rewarded for its answer alone.
   np.testing.assert_allclose(scored.reward_B, want + [1, 1, 0, 0], rtol=1e-6)
@@ -110,11 +118,12 @@ def sampled(folder, context):
   said = {
     "pool-1": WRONG,
     "pool-2": RIGHT,
-    "pool-3": "a lovely dance. so hymn\n</think>\nanswer: hymn<|EOT|>",
+    "pool-3": "a lovely dance. so hymn\n</think>\nanswer: hymn",
   }
   rows = []
   for e in mgrd.questions(context, world.stage("mgrd")):
     texts = [chat.OPEN + said[e.id]] if e.id in said else []
+    texts = [text.removesuffix("<|EOT|>") for text in texts]
     rows.append({"id": e.id, "responses": [[True, t] for t in texts]})
   files.write_lines(folder / "sampled.jsonl", rows)
   return folder

@@ -14,7 +14,7 @@ from mgrd_jax.eval import stats
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
 from mgrd_jax.mgrd import filters
-from mgrd_jax.rewards import answers, combine
+from mgrd_jax.rewards import answers, combine, format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Record:
 
   Attributes:
     example: the question; its own answer is the gold one.
-    text: the full text, prefilled tag included.
+    text: the full text, prefilled tag included, the token that ended it not.
     stopped: the model ended its turn.
     tokens: tokens of the response.
     facts: measured facts of the clips that were *heard*.
@@ -45,21 +45,20 @@ def chance(example: Example) -> float:
 
 def think(text: str) -> str:
   """The think block of a full text."""
-  return filters.split(text).think.strip()
+  return format.parse(text).think.strip()
 
 
 def grade(record: Record, *, think_tokens: int = 0) -> dict:
   """One item: rightness, form, claims with their verdicts."""
   example = record.example
-  text = record.text.split("<|EOT|>")[0]
   score = combine.score_response(
-    text,
+    record.text,
     record.stopped,
     gold=example.answer,
     answer_type=example.answer_type,
     options=example.options,
   )
-  parsed = filters.split(record.text)
+  parsed = format.parse(record.text)
   response = filters.Response(
     example,
     parsed.think,
@@ -104,7 +103,7 @@ def grade(record: Record, *, think_tokens: int = 0) -> dict:
   if record.other_answer is not None:
     swapped = dataclasses.replace(example, answer=record.other_answer)
     item["follow"] = combine.score_response(
-      text,
+      record.text,
       record.stopped,
       gold=swapped.answer,
       answer_type=swapped.answer_type,

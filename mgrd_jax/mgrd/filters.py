@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mgrd_jax.data.schema import Example
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
-from mgrd_jax.rewards import answers, format
+from mgrd_jax.rewards import answers
 from mgrd_jax.text import tokenizer
 
 _MARKS = tokenizer.SPECIAL + tokenizer.THINK
@@ -43,11 +43,6 @@ class Response:
   acc: float
   facts: Sequence[dict] = ()
   others: Sequence[Sequence[dict]] = ()
-
-
-def split(text: str) -> format.Parsed:
-  """Think block and reply of a full text, end marks removed."""
-  return format.parse(text.split("<|EOT|>")[0])
 
 
 def repetition(text: str, n: int = 4) -> float:

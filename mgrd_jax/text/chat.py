@@ -159,9 +159,3 @@ def supervised(
   loss = np.zeros(len(tokens), bool)
   loss[len(tokens) - len(target) :] = True
   return Row(tokens, loss, head.prompt_len, head.spans)
-
-
-def reply_only(text: str) -> str:
-  """What follows the think block and the lead-in, without the end marks."""
-  reply = text.rsplit("</think>", 1)[-1].replace("<|EOT|>", "").strip()
-  return reply.removeprefix(LEAD_IN).strip()

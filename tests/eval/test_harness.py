@@ -7,9 +7,9 @@ from mgrd_jax.eval import harness
 from tests.mgrd import chains
 
 
-def full(response, think=None, end="<|EOT|>"):
+def full(response, think=None):
   think = response.think if think is None else think
-  return f"<think>\n{think}\n</think>\n{response.reply}{end}"
+  return f"<think>\n{think}\n</think>\n{response.reply}"
 
 
 def record(index=0, *, text=None, stopped=True, **fields):
@@ -29,13 +29,13 @@ def summary(records):
 @pytest.mark.parametrize(
   "text, stopped, acc",
   [
-    ("<think>\nx. so waltz\n</think>\nanswer: waltz<|EOT|>", True, 1.0),
+    ("<think>\nx. so waltz\n</think>\nanswer: waltz", True, 1.0),
     # Right without a thought earns 0.8 and is right.
-    ("<think>\n\n</think>\nanswer: waltz<|EOT|>", True, 1.0),
+    ("<think>\n\n</think>\nanswer: waltz", True, 1.0),
     # Wrong with a thought earns 0.2 and is not.
-    ("<think>\nx. so march\n</think>\nanswer: march<|EOT|>", True, 0.0),
+    ("<think>\nx. so march\n</think>\nanswer: march", True, 0.0),
     # What the chain says does not count, nor what was cut off.
-    ("<think>\nx. so waltz\n</think>\nanswer: march<|EOT|>", True, 0.0),
+    ("<think>\nx. so waltz\n</think>\nanswer: march", True, 0.0),
     ("<think>\nx. so waltz\n</think>\nanswer: waltz", False, 0.0),
     ("<think>\nx. so waltz", True, 0.0),
   ],
@@ -59,7 +59,7 @@ def test_a_guesser_scores_chance():
   rng = np.random.default_rng(0)
   records = []
   for i in range(800):
-    guess = f"answer: {rng.choice(chains.LABELS)}<|EOT|>"
+    guess = f"answer: {rng.choice(chains.LABELS)}"
     example = chains.example(i)
     records.append(
       harness.Record(example, f"<think>\n\n</think>\n{guess}", True, 5)
@@ -106,7 +106,7 @@ def test_the_surrogate_rate_is_over_questions_whose_evidence_is_the_sound():
     options=(),
     meta={"family": "sums", "evidence": "words"},
   )
-  quoting = f"<think>\n{WORDS}\n</think>\nanswer: 5<|EOT|>"
+  quoting = f"<think>\n{WORDS}\n</think>\nanswer: 5"
   title = "the title says evening gown. that means waltz. so waltz"
   surrogate = full(chains.response(0), think=title)
   found = summary(
@@ -124,7 +124,7 @@ def test_only_words_as_evidence_leaves_grounding_blank():
   spoken = chains.example(
     answer="5", answer_type="number", options=(), meta={"evidence": "words"}
   )
-  quoting = f"<think>\n{WORDS}\n</think>\nanswer: 5<|EOT|>"
+  quoting = f"<think>\n{WORDS}\n</think>\nanswer: 5"
   found = summary([record(text=quoting, example=spoken)])
   for name in ("surrogate_rate", "claim_precision", "claim_lift"):
     assert found[name] is None

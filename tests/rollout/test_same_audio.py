@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import rlvr as rlvr_config
-from experiments import assembly, rlvr
+from experiments import assembly, responses, rlvr
 from mgrd_jax.audio import features
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema
@@ -83,7 +83,7 @@ def heard(context):
     return generate
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(assembly, "generator", generator)
+    patch.setattr(responses, "generator", generator)
     examples = context.examples
     sampler = rlvr.Sampler(context, examples, examples, context.config)
     scored, *_ = sampler.rollout({}, 0, jax.random.key(0))

@@ -163,13 +163,3 @@ def test_any_question_leaves_the_prompt_whole(question):
   for token, count in {"<|BOT|>": 2, "<|EOT|>": 1, "<audio_patch>": 2}.items():
     assert (row.tokens == BUILT_IN.id(token)).sum() == count
   assert BUILT_IN.decode(row.tokens).endswith("assistant\n<think>\n")
-
-
-@pytest.mark.parametrize("prefix", ["", chat.OPEN])
-@pytest.mark.parametrize("end", ["", "<|EOT|>"])
-def test_the_reply_reads_the_same_with_and_without_the_prefilled_tag(
-  prefix, end
-):
-  text = f"{prefix}{CHAIN}\n</think>\nanswer: sad{end}"
-  assert chat.reply_only(text) == "sad"
-  assert chat.reply_only(f"{prefix}\n</think>\nsad{end}") == "sad"
