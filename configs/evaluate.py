@@ -14,7 +14,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   smoke = choice["size"] == "smoke"
   config = common.base(choice["size"])
   config.rows = 16 if smoke else 128
-  config.max_new = 32
+  config.max_new = 32  # or what the reasoning of one's own rows takes
   return config
 
 

@@ -82,6 +82,11 @@ class Context:
   def split(self, *names: str) -> list[Example]:
     return [e for e in self.examples if e.split in names]
 
+  @functools.cached_property
+  def own_response(self) -> int:
+    """Tokens that the user's rows need for a response; 0 without any."""
+    return own_data.longest_response(self.tokenizer, self.examples)
+
 
 def load(config, workdir) -> Context:
   """Builds or finds the data, the tokenizer and the log-mels.
@@ -103,9 +108,14 @@ def load(config, workdir) -> Context:
       stores, refs, jax.jit(features.log_mel), progress=update
     )
   facts = _facts(config.data, examples, stores, clips)
-  return Context(
+  context = Context(
     config, mesh, tokenizer, model, examples, clips, {}, facts, skipped
   )
+  if config.data.manifest:
+    # `ask` reads it, and knows no manifest.
+    needed = {"max_new": context.own_response}
+    files.write_json(pathlib.Path(workdir) / "own.json", needed)
+  return context
 
 
 def same_run(field: str, folder, config, names: Sequence[str]) -> None:

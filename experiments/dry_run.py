@@ -20,6 +20,7 @@ from experiments import (
   mgrd,
   own_data,
   pipeline,
+  responses,
   rlvr,
   sft,
 )
@@ -205,7 +206,8 @@ def work(config, context) -> list[Work]:
   found = []
   if "questions" in config:
     examples = asked(context, config)
-    long, new = longest(examples, supervised=False), config.max_new
+    long = longest(examples, supervised=False)
+    new = responses.max_new(context, config)
     drawn = config.get("select_samples", config.samples)
     found.append(Work("questions sampled", len(examples), long + new, drawn))
     if "ppo" in config:
@@ -225,7 +227,8 @@ def work(config, context) -> list[Work]:
         found.append(Work(name, rows, longest(some), config.steps, True))
   if not {"questions", "audio_rows"} & set(config):
     test = context.split("test")
-    long = longest(test, supervised=False) + config.max_new
+    long = longest(test, supervised=False)
+    long += responses.max_new(context, config)
     modes = len(evaluate.MODES)
     found.append(Work("test questions in each mode", len(test), long, modes))
   return found
@@ -353,6 +356,9 @@ def _show_budget(config, context, sizes):
   total, most = 0, (0, 0)
   for name, own, times in stages(config):
     works = work(own, context)
+    if "max_new" in own:
+      new = responses.max_new(context, own)
+      print(f"{name}, a response: {new} tokens at most")
     most = max(most, memory(own, works, sizes, context.model), key=sum)
     for w in works:
       w = dataclasses.replace(w, times=w.times * times)

@@ -131,6 +131,10 @@ def load(workdir, stage: str = "") -> Listener:
       f"has {tokenizer.vocab_size}"
     )
   max_new = config.get("evaluate", {}).get("max_new", 48)
+  own = workdir / "own.json"
+  if own.exists():
+    # As in the run: its user's rows may teach longer responses.
+    max_new = max(max_new, files.read_json(own)["max_new"])
   return Listener(
     # The trainer's device layout is of no use to one question.
     params=audio_lm.unstack(jax.tree.map(np.asarray, params)),

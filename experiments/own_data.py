@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 from mgrd_jax.data import schema, splits
 from mgrd_jax.data.schema import Example
+from mgrd_jax.text import chat
+from mgrd_jax.text import tokenizer as tokenizer_lib
+
+ROUNDED = 8  # lengths of responses are multiples of this
 
 
 def read(manifest, stores) -> tuple[list[Example], list[str]]:
@@ -93,3 +97,24 @@ def _own_row(row: Example) -> Example:
     source="own",
     meta=meta,
   )
+
+
+def longest_response(
+  tokenizer: tokenizer_lib.Tokenizer, examples: Sequence[Example]
+) -> int:
+  """Tokens of the longest response among the user's rows to learn from.
+
+  Reasoning, the tag that closes it, answer and end mark, up to a multiple of
+  8; 0 without such rows.
+  """
+  lengths = [0]
+  for e in examples:
+    if e.meta.get("own") and e.split != "test":
+      parts = chat.response(
+        tokenizer,
+        given=e.meta.get("given", ""),
+        reasoning=e.reasoning,
+        answer=e.answer,
+      )
+      lengths.append(sum(map(len, parts)))
+  return -(-max(lengths) // ROUNDED) * ROUNDED

@@ -19,6 +19,15 @@ BANNED = (
 )  # fmt: skip
 
 
+def max_new(context: assembly.Context, config) -> int:
+  """Most tokens of a response, wherever a stage of this run samples.
+
+  config.max_new, or what the longest response takes that the user's rows
+  teach, where that is more: a chain that is learned is never cut.
+  """
+  return max(config.max_new, context.own_response)
+
+
 def ban_vector(context: assembly.Context):
   """ban_V of ids that must not be generated: audio marks, turn openers."""
   ids = [context.tokenizer.id(name) for name in BANNED]
@@ -112,7 +121,7 @@ def draw(
     params,
     key,
     samples=samples,
-    max_new=config.max_new,
+    max_new=max_new(context, config),
     temperature=temperature,
   )
   with assembly.bar("sampling") as update:

@@ -118,6 +118,7 @@ class Sampler:
   def __init__(self, context, questions, chosen, config):
     self.context, self.examples, self.config = context, chosen, config
     self.shares = shares(chosen, config)
+    self.max_new = responses.max_new(context, config)
     self.items = [assembly.prompt_item(context, e) for e in chosen]
     self.shape = transforms.shape_of(
       [assembly.prompt_item(context, e) for e in questions],
@@ -146,7 +147,7 @@ class Sampler:
       params,
       jax.random.fold_in(key, step),
       samples=c.samples,
-      max_new=c.max_new,
+      max_new=self.max_new,
       temperature=c.temperature,
     )
     # One batch holds them all: what is sampled from is trained on.
@@ -160,7 +161,7 @@ class Sampler:
     )
     drawn = [s for group in groups for s in group]
     ids = np.repeat(at, c.samples)
-    rollout = collect.pack(prompts, drawn, ids, time=c.max_new)
+    rollout = collect.pack(prompts, drawn, ids, time=self.max_new)
     texts = [responses.decoded(self.context, s) for s in drawn]
     return self._score(rollout, drawn, texts, ids)
 

@@ -13,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import assembly, flags
+from experiments import assembly, flags, responses
 from mgrd_jax.data import loader, transforms
 from mgrd_jax.models import audio_lm
 from mgrd_jax.train import checkpoint, loop, optim, steps
@@ -39,13 +39,14 @@ def streams(context, config, extra=(), asked=()):
   prompts = [assembly.prompt_item(context, e) for e in asked]
   usual = 0
   if asked:
-    longest = max(longest, config.max_new)
+    most = responses.max_new(context, config)
+    longest = max(longest, most)
     thought = [
       int(i.row.loss.sum())
       for i, e in zip(items, examples, strict=True)
       if e.reasoning and e.source != "chain"
     ]
-    usual = int(np.median(thought)) if thought else config.max_new
+    usual = int(np.median(thought)) if thought else most
   window = -(-longest // WINDOW) * WINDOW
   kinds = (
     (lambda i: len(i.enc) == 1, config.audio_rows, 3),

@@ -236,6 +236,19 @@ def test_the_last_finished_stage_answers_unless_one_is_named(workdir):
       listener_lib.stage_folder(workdir, name)
 
 
+def test_an_answer_may_be_as_long_as_the_run_let_it_be(tmp_path):
+  """6 by config.json; 24 for the chains of the user's own rows."""
+  (tmp_path / "config.json").write_text(
+    json.dumps({"model": "tiny", "evaluate": {"max_new": 6}})
+  )
+  tokenizer().save(tmp_path / "tokenizer.json")
+  stage(tmp_path, "01_cold_start")
+  assert listener_lib.load(tmp_path).sampling.max_new == 6
+  for needed, most in ((24, 24), (0, 6)):
+    (tmp_path / "own.json").write_text(json.dumps({"max_new": needed}))
+    assert listener_lib.load(tmp_path).sampling.max_new == most
+
+
 @pytest.mark.parametrize("flag", ["workdir", "checkpoint"])
 def test_a_stage_that_was_run_alone_is_asked(flag, tmp_path, capsys):
   """What `python -m experiments.sft --workdir=out/sft` leaves."""

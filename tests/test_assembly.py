@@ -80,6 +80,18 @@ def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
   assert before["tone_hz"] != after["tone_hz"]
 
 
+def test_what_own_chains_need_is_left_where_ask_finds_it(own, tmp_path):
+  path = assembly.pathlib.Path(own.data.manifest)
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows[-1] |= {"reasoning": "it hums on and on. " * 12, "split": "train"}
+  rows[0]["split"] = "test"
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  context = assembly.load(own, tmp_path / "run")
+  assert context.own_response > 12 * 5
+  needed = json.loads((tmp_path / "run" / "own.json").read_text())
+  assert needed == {"max_new": context.own_response}
+
+
 def test_what_the_splits_of_ones_own_do_is_said_once(own, tmp_path, capsys):
   path = assembly.pathlib.Path(own.data.manifest)
   rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -200,6 +200,28 @@ def test_clips_that_exist_are_told_by_their_own_lengths(tmp_path, capsys):
   assert not (tmp_path / "out").exists()
 
 
+def test_the_length_of_a_response_follows_the_rows_of_ones_own(
+  tmp_path, capsys
+):
+  config = config_of("evaluate", tmp_path)
+  assert "\nstage, a response: 32 tokens at most\n" in shown(
+    config, tmp_path, capsys
+  )
+  told = schema.Example(
+    id="a",
+    question="how is the pitch?",
+    answer="high",
+    answer_type="text",
+    reasoning="the pitch is high. " * 9 + "so high",
+  )
+  schema.write_manifest(tmp_path / "own.jsonl", [told])
+  config.data.manifest = str(tmp_path / "own.jsonl")
+  # 9 x 5 + 2 words and stops, then "\n</think>\nanswer: high<|EOT|>".
+  assert "\nstage, a response: 56 tokens at most\n" in shown(
+    config, tmp_path, capsys
+  )
+
+
 def test_a_row_is_shown_with_runs_of_loss_in_brackets():
   tokenizer = built_in_tokenizer()
   row = chat.supervised(

@@ -126,6 +126,24 @@ def prompt(
   return Row(tokens, np.zeros(len(ids), bool), len(ids), spans)
 
 
+def response(
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  given: str = "",
+  reasoning: str | None = None,
+  answer: str,
+) -> tuple[list[int], list[int]]:
+  """(ids that are given, ids that the model must say) behind a prompt.
+
+  Without reasoning the think block is closed already, and nothing is given.
+  """
+  reply = f"{LEAD_IN} {answer}<|EOT|>"
+  if not reasoning:
+    return [], tokenizer.encode(reply)
+  said = tokenizer.encode(f"{reasoning}{CLOSE}{reply}")
+  return tokenizer.encode(given), said
+
+
 def supervised(
   tokenizer: tokenizer_lib.Tokenizer,
   question: str,
@@ -151,10 +169,9 @@ def supervised(
     hint=hint,
     direct=not reasoning,
   )
-  reply = f"{LEAD_IN} {answer}<|EOT|>"
-  context = tokenizer.encode(given) if reasoning else []
-  text = f"{reasoning}{CLOSE}{reply}" if reasoning else reply
-  target = tokenizer.encode(text)
+  context, target = response(
+    tokenizer, given=given, reasoning=reasoning, answer=answer
+  )
   tokens = np.concatenate([head.tokens, context, target]).astype(np.int32)
   loss = np.zeros(len(tokens), bool)
   loss[len(tokens) - len(target) :] = True
