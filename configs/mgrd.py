@@ -16,7 +16,9 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.stage = 3
   config.steps = 4 if smoke else 160
   config.save_every = 3 if smoke else 80
-  config.questions = 24 if smoke else 800
+  # The user's own on audio, beside the built-in ones.
+  asked = 24 if smoke else 800
+  config.questions = ConfigDict(dict(own=asked, audio=asked))
   config.samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64
   config.max_new = 32  # or what the reasoning of one's own rows takes

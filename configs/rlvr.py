@@ -38,6 +38,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
       (True, True): (dict(audio=0, text=24), dict(audio=0, text=2)),
     }[text, smoke],
   )
+  # The user's own on audio, beside the built-in ones.
+  config.questions.own = config.questions.audio
   config.samples = 4 if smoke else 16
   config.select_samples = 4 if smoke else 8
   config.rows = 8 if smoke else 64

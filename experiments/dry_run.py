@@ -359,6 +359,8 @@ def _show_budget(config, context, sizes):
     if "max_new" in own:
       new = responses.max_new(context, own)
       print(f"{name}, a response: {new} tokens at most")
+    if "questions" in own:
+      mgrd.tell_left_out(name, context, asked(context, own))
     most = max(most, memory(own, works, sizes, context.model), key=sum)
     for w in works:
       w = dataclasses.replace(w, times=w.times * times)

@@ -55,8 +55,10 @@ def judged(context, examples, groups, rng, others: int = 8):
       )
 
 
-def distil(context, params, *, config, workdir) -> list[filters.Response]:
-  """Samples the pool K times with the elicitation hint.
+def distil(
+  context, params, asked, *, config, workdir
+) -> list[filters.Response]:
+  """Samples each question K times with the elicitation hint.
 
   The texts are kept in `workdir/sampled.jsonl`; `config.sampled` names such
   a file of another run to filter instead of sampling anew.
@@ -65,7 +67,6 @@ def distil(context, params, *, config, workdir) -> list[filters.Response]:
     ValueError: there is no `config.sampled`, or a file holds the samples of
       other questions; names the file.
   """
-  asked = questions(context, config)
   path = pathlib.Path(config.sampled or workdir / "sampled.jsonl")
   if config.sampled and not path.exists():
     raise ValueError(
@@ -134,12 +135,38 @@ def _read_back(workdir) -> tuple[list, dict]:
   return kept, funnel
 
 
-def pool(context, seed: int, count: int) -> list:
-  """The user's own audio questions, and `count` of those set aside."""
-  own = [e for e in context.split("train") if e.meta.get("own") and e.audio]
-  built_in = [e for e in context.split("pool") if e.audio]
+def own_questions(context) -> list:
+  """The user's own audio questions, but those of the test."""
+  heard = (e for e in context.split("train", "pool") if e.audio)
+  return [e for e in heard if e.meta.get("own")]
+
+
+def pool(context, seed: int, counts) -> list:
+  """The user's own audio questions, and built-in ones that are set aside.
+
+  At most `counts.own` and `counts.audio` of them, drawn from the seed.
+  """
+  own = own_questions(context)
+  drawn = np.random.default_rng(seed).permutation(len(own))[: counts.own]
+  built_in = [
+    e for e in context.split("pool") if e.audio and not e.meta.get("own")
+  ]
   order = np.random.default_rng(seed).permutation(len(built_in))
-  return own + [built_in[i] for i in order[:count]]
+  return [
+    *(own[i] for i in sorted(drawn)),
+    *(built_in[i] for i in order[: counts.audio]),
+  ]
+
+
+def tell_left_out(name: str, context, asked) -> None:
+  """Says how many of the user's audio questions a stage does not ask."""
+  own = len(own_questions(context))
+  left = own - sum(bool(e.audio and e.meta.get("own")) for e in asked)
+  if left and any(e.audio for e in asked):
+    print(
+      f"{name}: {left} of the manifest's {own} questions on clips are left "
+      "out; config.questions.own says how many are asked"
+    )
 
 
 def questions(context, config) -> list:
@@ -155,11 +182,13 @@ def run(config, workdir, context=None) -> dict:
   params = assembly.restore(config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
+  asked = questions(context, config)
+  tell_left_out(workdir.name, context, asked)
   # Distil and filter, unless an interrupted run has done so.
   if (workdir / "funnel.json").exists():
     kept, funnel = _read_back(workdir)
   else:
-    found = distil(context, params, config=config, workdir=workdir)
+    found = distil(context, params, asked, config=config, workdir=workdir)
     outcome = filtered(
       found, config=config, workdir=workdir, grounding=config.grounding
     )
@@ -167,7 +196,6 @@ def run(config, workdir, context=None) -> dict:
   if not kept:
     print(f"{workdir.name}: no chain passed the filters; SFT on replay only")
   # Fine-tune on what was kept, with replay.
-  asked = questions(context, config)
   sft.run(config, workdir, context, extra=kept, asked=asked)
   return funnel
 

@@ -44,7 +44,7 @@ def questions(context, config) -> list:
   """What the stage asks, in order: the audio pool, then texts to reason on."""
   asked: list = []
   if config.prompts.audio:
-    asked += mgrd.pool(context, config.seed, config.questions.audio)
+    asked += mgrd.pool(context, config.seed, config.questions)
   if config.prompts.text:
     told = [e for e in context.split("train") if not e.audio]
     told = [e for e in told if e.source in config.sources]
@@ -300,6 +300,7 @@ def run(config, workdir, context=None) -> dict:
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   examples = questions(context, config)
+  mgrd.tell_left_out(workdir.name, context, examples)
   # Selection by pass@8.
   chosen = selected(context, params, examples, config=config, workdir=workdir)
   asked, found = counted(examples), counted(chosen)

@@ -93,9 +93,10 @@ def test_the_pool_is_sampled_with_the_hint(tmp_path):
   context = world.context()
   config = world.stage("mgrd", samples=1, max_new=2)
   params = toys.params(config=context.model)
-  found = mgrd.distil(context, params, config=config, workdir=tmp_path)
+  asked = mgrd.questions(context, config)
+  found = mgrd.distil(context, params, asked, config=config, workdir=tmp_path)
   prompts = context.tokenizer.prompts
-  assert len(prompts) == len(found) == len(mgrd.questions(context, config))
+  assert len(prompts) == len(found) == len(asked)
   assert all(chat.HINT in p for p in prompts)
 
 
