@@ -9,30 +9,7 @@ import soundfile
 from ml_collections import ConfigDict
 
 from configs import pipeline as pipeline_config
-from experiments import assembly, files, flags, own_data, pipeline
-from mgrd_jax.data.schema import Example
-
-
-def row(name, *audio, **fields):
-  values = dict(
-    id=name, question="what?", answer="a", answer_type="text", audio=audio
-  )
-  return Example(**values | fields)
-
-
-def test_all_questions_about_a_clip_are_held_out_together():
-  rows = [row(f"{clip}-{k}", f"{clip}.wav") for clip in range(10) for k in "ab"]
-  rows += [row("pair", "1.wav", "2.wav"), row("text")]
-  found = own_data._hold_out(rows)
-  assert [r.id for r in found] == [r.id for r in rows]
-  parts = {
-    part: {ref for r in found if r.split == part for ref in r.audio}
-    for part in ("train", "test")
-  }
-  assert parts["train"] and parts["test"] and not parts["train"] & parts["test"]
-  # A fifth of nine groups: clips 1 and 2 are in one.
-  assert parts["test"] == {"0.wav", "6.wav"}
-  assert next(r for r in found if r.id == "text").split == "train"
+from experiments import assembly, files, flags, pipeline
 
 
 @pytest.fixture
@@ -78,18 +55,6 @@ def test_a_manifest_of_ones_own_is_the_test_and_keeps_its_rows(own, tmp_path):
   soundfile.write(file, wave_W, 16000)
   after = assembly.load(own, tmp_path / "another").facts[ref]
   assert before["tone_hz"] != after["tone_hz"]
-
-
-def test_what_own_chains_need_is_left_where_ask_finds_it(own, tmp_path):
-  path = assembly.pathlib.Path(own.data.manifest)
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
-  rows[-1] |= {"reasoning": "it hums on and on. " * 12, "split": "train"}
-  rows[0]["split"] = "test"
-  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-  context = assembly.load(own, tmp_path / "run")
-  assert context.own_response > 12 * 5
-  needed = json.loads((tmp_path / "run" / "own.json").read_text())
-  assert needed == {"max_new": context.own_response}
 
 
 def test_what_the_splits_of_ones_own_do_is_said_once(own, tmp_path, capsys):
