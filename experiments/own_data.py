@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from mgrd_jax.data import schema, splits
 from mgrd_jax.data.schema import Example
+from mgrd_jax.mgrd import filters
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
 
@@ -18,13 +19,13 @@ ROUNDED = 8  # lengths of responses are multiples of this
 def read(manifest, stores) -> tuple[list[Example], list[str]]:
   """(rows of the user's manifest that can be used, why others are skipped).
 
-  Says once what one may not expect of its splits.
+  Says once what one may not expect of its splits and of its reasoning.
 
   Raises:
     SystemExit: no row can be used.
   """
   rows, refusals = schema.read_manifest(manifest)
-  for doubt in splits.doubts(rows):
+  for doubt in splits.doubts(rows) + filters.doubts(rows):
     print(f"{manifest}: {doubt}")
   found, skipped = [], one_a_row(refusals)
   for row in splits.used(rows):

@@ -29,6 +29,7 @@ from experiments import command, files
 from mgrd_jax.audio import io
 from mgrd_jax.data import labels as labelled
 from mgrd_jax.data import schema, sources, splits
+from mgrd_jax.mgrd import filters
 
 # Training leaves out the rows of longer clips.
 _MAX_SECONDS = common.base("tiny").data.max_seconds
@@ -51,7 +52,8 @@ def check(args: argparse.Namespace) -> int:
     refusals += refused
   if not good and not refusals:
     raise InputError(f"{manifest}: no rows in this manifest")
-  _report(len(good), refusals, splits.doubts(good) if good else [])
+  doubts = splits.doubts(good) + filters.doubts(good) if good else []
+  _report(len(good), refusals, doubts)
   return 1 if refusals else 0
 
 

@@ -25,6 +25,27 @@ def test_check_warns_of_splits_in_its_table_and_passes(tmp_path, capsys):
   assert "(1 row): 'a.wav': keep all rows of a clip in one split\n" in out
 
 
+def test_check_warns_of_reasoning_without_the_answer_and_passes(
+  tmp_path, capsys
+):
+  (tmp_path / "a.wav").write_bytes(clip())
+  ends = ["a steady hum", "a steady hum. so tone", "a steady hum. so rain"]
+  rows = [
+    row(f"q{at}", audio="a.wav", reasoning=end) for at, end in enumerate(ends)
+  ]
+  manifest = tmp_path / "m.jsonl"
+  manifest.write_text("\n".join([*rows, row("q3", audio="a.wav")]))
+  assert prepare.main(["check", str(manifest)]) == 0
+  out = capsys.readouterr().out
+  assert "4 rows accepted, 0 refused" in out
+  said = "warning: reasoning that MGRD does not keep"
+  for why, name in (
+    ("no conclusion", "q0"),
+    ("reply differs from conclusion", "q2"),
+  ):
+    assert f"{said}, {why} (1 row): '{name}'; end it in \"so X\"" in out
+
+
 def test_labels_warn_of_rows_that_no_stage_reads(tmp_path, capsys):
   lines = ["file,class_name,fold"]
   for n in range(4):

@@ -36,7 +36,9 @@ class Example:
 
   `audio` holds files relative to the manifest's folder (`..` may occur), or
   records of shards as "shard.arrayrecord#17".  `split` is a free string;
-  train, dev, test and pool are the usual ones.
+  train, dev, test and pool are the usual ones.  `reasoning` is a chain to
+  learn from.  Its last sentence is to be "so X", where X is the answer: other
+  chains are learned too, but MGRD's filters keep none like them.
   """
 
   id: str

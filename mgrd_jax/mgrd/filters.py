@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from mgrd_jax.data import splits
 from mgrd_jax.data.schema import Example
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
@@ -19,7 +20,9 @@ from mgrd_jax.rewards import answers
 from mgrd_jax.text import tokenizer
 
 _MARKS = tokenizer.SPECIAL + tokenizer.THINK
-_CONCLUSION = re.compile(r"\bso,? ([^.]*)\.?\s*$")
+# Case and the point of a number are no matter: the model's words are in lower
+# case, and a row of the user's is read before it is tokenised.
+_CONCLUSION = re.compile(r"\bso,? ((?:[^.]|\.(?=\d))*)\.?\s*$", re.IGNORECASE)
 _QUOTE = re.compile(r"the words say:? ([^.]*)")
 
 
@@ -124,3 +127,26 @@ def reasons(response: Response, *, grounding: bool = True) -> tuple[str, ...]:
   if why:
     found.append(f"incoherent: {why}")
   return tuple(found)
+
+
+def doubts(rows: Sequence[Example]) -> list[splits.Doubt]:
+  """Reasoning to learn from whose like is rejected as incoherent, by reason.
+
+  A model reasons as its rows do, so a round of MGRD would keep none of it.
+  """
+  found: dict[str, list[str]] = {}
+  for row in splits.used(rows):
+    if row.reasoning and row.split != "test":
+      chain = row.meta.get("given", "") + row.reasoning
+      why = incoherent(Response(row, chain, row.answer, True, 1.0))
+      if why:
+        found.setdefault(why, []).append(repr(row.id))
+  return [
+    splits.Doubt(
+      f"reasoning that MGRD does not keep, {why}",
+      len(ids),
+      f"{', '.join(ids[:3])}{', ...' * (len(ids) > 3)}; end it in \"so X\" "
+      "where X is the answer, deny no hearing and repeat nothing",
+    )
+    for why, ids in found.items()
+  ]

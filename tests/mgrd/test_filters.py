@@ -140,3 +140,47 @@ def test_repetition_counts_four_word_phrases_said_again():
   assert filters.repetition("a b c") == 0
   assert filters.repetition("a b c d e f g") == 0
   assert filters.repetition("a b c d a b c d") == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize("end", [
+  "so waltz", "so waltz.", "So, waltz.\n", "so the waltz",
+])  # fmt: skip
+def test_a_conclusion_is_read_in_any_case_and_with_or_without_a_stop(end):
+  response = chains.response(think=f"{TRUTH}. {end}")
+  assert filters.incoherent(response) is None
+
+
+def test_the_point_of_a_number_ends_no_sentence():
+  number = chains.example(answer="2.5", answer_type="number", options=())
+  for end, reason in (
+    ("so 2.5", None),
+    ("so 2.5.", None),
+    ("so 2.4", "reply differs from conclusion"),
+    ("so 2.5. that is all", "no conclusion"),
+  ):
+    response = chains.response(
+      example=number, think=f"{TRUTH}. {end}", reply="answer: 2.5"
+    )
+    assert filters.incoherent(response) == reason, end
+
+
+def told(at, reasoning, **fields):
+  return chains.example(at, id=f"q{at}", reasoning=reasoning, **fields)
+
+
+def test_reasoning_that_no_round_would_keep_is_doubted_by_reason():
+  silent = [told(at, "it turns and turns", split="train") for at in range(5)]
+  rows = [
+    told(5, "it turns. so waltz"),  # the answer is march
+    told(6, "it turns. so tango"),
+    told(8, "so waltz", meta={"given": "it turns."}),
+    told(9, "it turns", split="test"),
+    told(10, "it turns", split="dev"),
+    told(11, None),
+  ]
+  none, other = filters.doubts(silent + rows)
+  assert none.reason.endswith("no conclusion") and none.rows == 5
+  assert none.fix.startswith("'q0', 'q1', 'q2', ...; end it in \"so X\"")
+  assert other.reason.endswith("reply differs from conclusion")
+  assert other.rows == 1 and other.fix.startswith("'q5'; end it")
+  assert filters.doubts(rows[1:]) == []
