@@ -101,6 +101,7 @@ def test_sampling_rl_and_fine_tuning_take_the_same_length():
   sampler = rlvr.Sampler(context, [own], [own], config)
   scored, *_ = sampler.rollout(params, 0, key)
   assert scored.rollout.token_BT.shape == (2, most)
+  assert scored.rollout.response_len_B.max() == most
   _, window = sft.streams(context, world.stage("mgrd"), asked=[own])
   assert window == most
 
