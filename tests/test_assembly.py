@@ -147,7 +147,9 @@ def test_a_manifest_that_has_changed_is_refused_and_nothing_is_lost(
   own, recipe, begun
 ):
   before = {p.name: p.read_bytes() for p in begun.iterdir()}
-  assert before.keys() == {"config.json", "data.json", "tokenizer.json"}
+  assert before.keys() == {
+    "config.json", "data.json", "own.json", "tokenizer.json",
+  }  # fmt: skip
   done = subprocess.run(
     recipe.command(begun, **{"data.manifest": own.data.manifest}),
     env=recipe.environment,
