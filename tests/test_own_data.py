@@ -18,6 +18,7 @@ from experiments import (
   rlvr,
   sft,
 )
+from experiments.clock import Clock
 from mgrd_jax.audio import io as audio_io
 from mgrd_jax.data import schema
 from mgrd_jax.data.schema import Example
@@ -113,9 +114,8 @@ def test_rows_of_bad_clips_are_counted_and_named_in_the_report(loaded, recipe):
     files.read_json(f / "result.json") | {"folder": f} for f in folders
   ]
   context = loaded.context
-  report = pipeline.summarise(
-    loaded.config, results, {"seconds": 0}, 0, context
-  )
+  loading = Clock(recipe.workdir / "load_clock.json", runs=False)
+  report = pipeline.summarise(loaded.config, results, {}, loading, context)
   skipped = report["skipped"]
   assert f"skipped {len(skipped)} rows; the first: " in loaded.printed
   assert len(skipped) == len(BAD) + 1
