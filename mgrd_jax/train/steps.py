@@ -8,6 +8,7 @@ return is aligned: column t is of the choice of response token t.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,8 @@ def policy_step(
   The batch was sampled by these very parameters, so the old
   log-probabilities are the trainer's own, held constant: the ratio is 1 at
   this one step and the clip never acts.  Their distance from the sampler's
-  is logged as the mismatch.
+  is logged as the mismatch; train/policy/{ratio_max, clip_frac,
+  clip_frac_low, approx_kl_k3} tell what the clip would make of it.
   """
   valid_BT, mask_BT = frozen["valid_BT"], frozen["loss_mask_BT"]
   scaling = {"temperature": hp.temperature, "ban_V": ban_V}
@@ -171,10 +173,23 @@ def policy_step(
     loss = reduce.ratio(*reduce.aggregate(loss_BT, mask_BT, hp.aggregation))
     entropy_BT = logprobs.entropy(logits_BTV, **scaling)
     gap = ppo.mismatch(logp_BT, rollout.logp_BT, valid_BT)
+    stats = ppo.surrogate_stats(
+      logp_BT,
+      rollout.logp_BT,
+      frozen["adv_BT"],
+      eps_lo=hp.clip,
+      eps_hi=hp.clip,
+    )
     metrics = {
       "train/policy/loss": loss,
       "train/policy/entropy": reduce.masked_mean(entropy_BT, valid_BT),
-    } | {f"mismatch/{name}": value for name, value in gap.items()}
+      "train/policy/ratio_max": jnp.where(mask_BT, stats["ratio"], 0).max(),
+      **{
+        f"train/policy/{name}": reduce.masked_mean(stats[name], mask_BT)
+        for name in ("clip_frac", "clip_frac_low", "approx_kl_k3")
+      },
+      **{f"mismatch/{name}": value for name, value in gap.items()},
+    }
     return loss, metrics
 
   grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -195,11 +210,17 @@ def critic_step(
     loss_BT = ppo.value_loss(
       value_BT, frozen["value_BT"], frozen["return_BT"], clip=clip
     )
-    return reduce.masked_mean(loss_BT, frozen["loss_mask_BT"])
+    mean = functools.partial(
+      reduce.masked_mean, mask_BT=frozen["loss_mask_BT"]
+    )
+    metrics = {"train/critic/loss": mean(loss_BT)}
+    if clip is not None:
+      clipped_BT = ppo.value_clipped(
+        value_BT, frozen["value_BT"], frozen["return_BT"], clip=clip
+      )
+      metrics["train/critic/clip_frac"] = mean(clipped_BT)
+    return metrics["train/critic/loss"], metrics
 
-  loss, grads = jax.value_and_grad(loss_fn)(state.params)
-  metrics = {
-    "train/critic/loss": loss,
-    "train/critic/grad_norm": optax.tree.norm(grads),
-  }
+  grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+  metrics["train/critic/grad_norm"] = optax.tree.norm(grads)
   return _update(state, grads, tx), metrics
