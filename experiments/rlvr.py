@@ -25,7 +25,7 @@ from mgrd_jax.mgrd import select
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rewards import combine
 from mgrd_jax.rollout import collect
-from mgrd_jax.train import checkpoint, metrics, optim, steps
+from mgrd_jax.train import checkpoint, loop, optim, steps
 from mgrd_jax.types import Scored
 
 
@@ -101,8 +101,16 @@ def selected(context, params, examples, *, config, workdir) -> list:
         samples=config.select_samples,
         temperature=1.0,
       )
-      for e, one in zip(group, drawn, strict=True):
-        hits[e.id] = sum(mgrd.score(e, s.stopped, t)["acc"] for s, t in one)
+      pairs = [
+        (e, *said)
+        for e, one in zip(group, drawn, strict=True)
+        for said in one
+      ]
+      found = select.count_hits(
+        np.array([mgrd.score(e, s.stopped, t)["acc"] for e, s, t in pairs]),
+        [e.id for e, _, _ in pairs],
+      )
+      hits |= {id_: right for id_, (right, _) in found.items()}
     files.write_json(path, hits)
   lo, hi = config.band
   return [e for e in examples if select.band(int(hits[e.id]), lo, hi)]
@@ -186,6 +194,43 @@ class Sampler:
     return scored, texts, parts
 
 
+def _group_metrics(scored) -> dict[str, float]:
+  """pass@k, groups that teach something, and what a group says of a reward.
+
+  ev_loo is the explained variance of a reward by the mean of its group's
+  others, the baseline that needs no critic: what train/critic/ev_seq is to
+  be held against (rl.md 6.5).
+  """
+  id_B = np.asarray(scored.rollout.example_B).tolist()
+  keep_B = np.asarray(scored.scorable_B)
+  found = select.count_hits(scored.acc_B, id_B, keep_B=keep_B)
+  if not found:
+    return {}
+  right, drawn = np.array(list(found.values())).T
+  shares = {
+    "all_correct": right == drawn,
+    "all_wrong": right == 0,
+    "mixed": (right > 0) & (right < drawn),
+  }
+  reward_B = scored.reward_B[keep_B]
+  rest_B = (
+    scored.reward_B
+    - select.leave_one_out(scored.reward_B, id_B, keep_B=keep_B)
+  )[keep_B]
+  spread = reward_B.var()
+  return {
+    **{f"rollout/groups/{n}": float(x.mean()) for n, x in shares.items()},
+    "rollout/groups/ev_loo": float(1 - rest_B.var() / spread) if spread else 0,
+    **{
+      f"rollout/pass_at_{k}": float(
+        np.mean([select.pass_at_k(*group, k) for group in zip(drawn, right)])
+      )
+      for k in (1, 2, 4, 8, 16)
+      if k <= drawn.min()
+    },
+  }
+
+
 def _rollout_metrics(scored, parts) -> dict[str, float]:
   length = np.asarray(scored.rollout.response_len_B)
   audio_B = np.asarray(scored.audio_B)
@@ -205,6 +250,7 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
     # A mean of empty and of long responses is the length of none.
     "rollout/length/bimodal": stats.bimodality(length)["flag"],
     "rollout/unscorable": float(1 - parts["scorable"].mean()),
+    **_group_metrics(scored),
   }
 
 
@@ -240,6 +286,13 @@ def _programs(context, config):
 def _ppo_step(state, scored, programs, *, config, step):
   """Critic and actor over one batch of rollouts."""
   actor, critic = state
+  if not step:
+    # The critic starts at the first batch's mean reward (rl.md 6.5).
+    bias = jnp.float32(scored.reward_B.mean())
+    value = critic.params["value"] | {"bias": bias}
+    critic = steps.init_state(
+      critic.params | {"value": value}, programs["critic_tx"]
+    )
   frozen, measured = programs["advantages"](critic.params, scored)
   warming = step < config.warmup
   for update in range(config.critic_updates):
@@ -253,8 +306,12 @@ def _ppo_step(state, scored, programs, *, config, step):
   return (actor, critic), measured
 
 
-def _train(context, params, sampler, *, config, workdir):
-  """The PPO loop; resumes from its newest checkpoint."""
+def train(context, params, sampler, *, config, workdir):
+  """The PPO loop; resumes from its newest checkpoint.
+
+  Returns:
+    (actor, critic), the TrainStates after the last step.
+  """
   programs = _programs(context, config)
   trained = {k: v for k, v in params.items() if k != "encoder"}
   head = audio_lm.init_value_head(context.model.decoder.width, 0.5)
@@ -263,31 +320,26 @@ def _train(context, params, sampler, *, config, workdir):
     steps.init_state(copy(trained), programs["actor_tx"]),
     steps.init_state(copy({**trained, "value": head}), programs["critic_tx"]),
   )
-  start, found = checkpoint.restore_latest(workdir, state)
-  state = found or state
-  log = metrics.Log(workdir / "metrics.jsonl", start=start)
   key = jax.random.key(config.seed + 31 * config.stage)
+
+  def step_fn(state, step):
+    scored, _, parts = sampler.rollout(state[0].params, step, key)
+    measured = _rollout_metrics(scored, parts)
+    state, more = _ppo_step(state, scored, programs, config=config, step=step)
+    return state, measured | more
+
   with assembly.bar(workdir.name) as update:
-    for step in range(start, config.steps):
-      scored, _, parts = sampler.rollout(state[0].params, step, key)
-      measured = _rollout_metrics(scored, parts)
-      if step == 0:
-        # The critic starts at the first batch's mean reward (rl.md 6.5).
-        bias = jnp.float32(parts["reward"].mean())
-        value = state[1].params["value"] | {"bias": bias}
-        critic_params = state[1].params | {"value": value}
-        fresh = steps.init_state(critic_params, programs["critic_tx"])
-        state = (state[0], fresh)
-      state, more = _ppo_step(
-        state, scored, programs, config=config, step=step
-      )
-      measured |= metrics.to_floats(more)
-      log.write(step, measured)
-      update(step + 1, config.steps, f"reward {measured['rollout/reward']:.2f}")
-      last = step + 1 == config.steps
-      if (step + 1) % config.save_every == 0 and not last:
-        checkpoint.save_step(workdir, step + 1, state)
-  return state[0].params
+    return loop.run(
+      step_fn,
+      state,
+      lambda step: step,
+      steps=config.steps,
+      folder=workdir,
+      save_every=config.save_every,
+      progress=lambda done, total, m: update(
+        done, total, f"reward {m['rollout/reward']:.2f}"
+      ),
+    )
 
 
 def run(config, workdir, context=None) -> dict:
@@ -318,8 +370,8 @@ def run(config, workdir, context=None) -> dict:
   else:
     # Loop.
     sampler = Sampler(context, examples, chosen, config)
-    trained = _train(context, params, sampler, config=config, workdir=workdir)
-    result["steps"] = config.steps
+    actor, _ = train(context, params, sampler, config=config, workdir=workdir)
+    trained, result["steps"] = actor.params, config.steps
   saved = {**trained, "encoder": params["encoder"]}
   checkpoint.save(workdir / "params", saved)
   return result
