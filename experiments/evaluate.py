@@ -92,18 +92,22 @@ def run(config, workdir, context=None, params=None) -> dict:
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   # Loop over modes.
-  found, lines = {}, []
+  found, items = {}, {}
   for mode in MODES:
-    found[mode], items = measure(context, params, config=config, mode=mode)
-    lines += [{"mode": mode} | i for i in items]
-    if mode == "think":
-      right = {i["id"] for i in items if i["acc"]}
-    if mode == "swap":
-      # Of the questions answered right, does the answer follow the clip?
-      follow = [i["follow"] for i in items if i["id"] in right]
-      found[mode]["follow"] = float(np.mean(follow)) if follow else None
-      own = [i["chance"] for i in items]
-      found[mode]["chance"] = float(np.mean(own)) if own else None
+    found[mode], items[mode] = measure(
+      context, params, config=config, mode=mode
+    )
+  # Of the questions answered right, does the answer follow the clip?
+  right = {i["id"] for i in items["think"] if i["acc"]}
+  swapped = items["swap"]
+  follow = [i["follow"] for i in swapped if i["id"] in right]
+  found["swap"]["follow"] = float(np.mean(follow)) if follow else None
+  own = [i["chance"] for i in swapped]
+  found["swap"]["chance"] = float(np.mean(own)) if own else None
+  found["paired"] = harness.paired(
+    items["think"], items["direct"], seed=config.seed
+  )
+  lines = [{"mode": mode} | i for mode in MODES for i in items[mode]]
   files.write_lines(workdir / "items.jsonl", lines)
   files.write_json(workdir / "metrics.json", found)
   return found

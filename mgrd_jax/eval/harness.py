@@ -39,8 +39,12 @@ class Record:
 
 
 def chance(example: Example) -> float:
-  """Accuracy of a uniform guess: over options, or declared candidates."""
-  return 1 / (len(example.options) or example.meta.get("candidates", 0) or 1e9)
+  """Accuracy of a uniform guess: over options, or declared candidates.
+
+  0 for an open question, which no guess answers.
+  """
+  choices = len(example.options) or example.meta.get("candidates", 0)
+  return 1 / choices if choices else 0.0
 
 
 def think(text: str) -> str:
@@ -110,6 +114,33 @@ def grade(record: Record, *, think_tokens: int = 0) -> dict:
       options=swapped.options,
     )["acc"]
   return item
+
+
+def paired(
+  think: Sequence[dict], direct: Sequence[dict], *, seed: int = 0
+) -> dict:
+  """Thinking against direct answering on the same items (rl.md 7.2).
+
+  diff: mean difference in accuracy, with its interval over items; only_think,
+  only_direct: items that one of the two has right; p: exact McNemar.
+
+  Raises:
+    ValueError: the two are of different questions.
+  """
+  if [i["id"] for i in think] != [i["id"] for i in direct]:
+    raise ValueError("unpaired: the items are of different questions")
+  if not think:
+    return {"diff": None, "ci95": None, "p": None}
+  a_B, b_B = (np.array([i["acc"] for i in x]) for x in (think, direct))
+  diff, *bounds = stats.paired_difference_ci(a_B, b_B, seed=seed)
+  only_think, only_direct, p = stats.mcnemar_exact(a_B, b_B)
+  return {
+    "diff": round(diff, 6),
+    "ci95": [round(x, 6) for x in bounds],
+    "only_think": only_think,
+    "only_direct": only_direct,
+    "p": p,
+  }
 
 
 def _offered(reply: str, options: Sequence[str]) -> float | None:

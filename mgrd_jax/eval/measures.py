@@ -1,12 +1,13 @@
 """report.json: what a run measured, read without surprises.
 
     report = {seed, config_sha, commit, last: {format_reward, gamma},
-              wall_s: {stage: s}, peak_rss_mb, params,
-              stages: [{name, think: M, direct: M, silence: M, swap: M}],
+              wall_s: {stage: s}, peak_rss_mb, params, stages: [{name,
+              think: M, direct: M, silence: M, swap: M, paired: P}],
               funnel: [...], controls: {name: M}, chance}
     M = {acc, ci95, n, acc_conflict, acc_heldout, think_tokens,
          frac_empty_think, frac_coherent, frac_offered, claim_precision,
          claim_lift, surrogate_rate}
+    P = {diff, ci95, only_think, only_direct, p}, thinking against direct
 
 `commit` joins by "+" those that a resumed run was made at; `last` is what the
 last PPO stage was rewarded by.  What is missing, null or NaN reads as None.

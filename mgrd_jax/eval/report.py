@@ -22,6 +22,10 @@ LEGEND = (
   "answer when the clip is silent or another's; swap follow: of the answers "
   "that were right, the share that went with the other clip."
 )
+BRACKETS = (
+  "In brackets 95 % intervals, bootstrapped over questions; p is of McNemar's "
+  "exact test of thinking against direct answering, question by question."
+)
 MODES = ("think", "direct")
 
 Cell = Callable[[Mapping], float | None]
@@ -96,11 +100,23 @@ def markdown_table(headings: Sequence[str], body: Sequence[Sequence]) -> str:
   )
 
 
+def _paired(stage: Mapping) -> str:
+  """The interval of the gap in points, and McNemar's p; blank without."""
+  pair = stage.get("paired") or {}
+  bounds, p = pair.get("ci95") or (), number(pair, "p")
+  if len(bounds) != 2 or None in bounds or p is None:
+    return ""
+  low, high = (100 * float(b) for b in bounds)
+  shown = f"{p:.1g}" if p >= 1e-4 else "<1e-4"
+  return f" [{low:+.1f}, {high:+.1f}], p {shown}"
+
+
 def table(report: Mapping) -> str:
   """The stages of one run as a markdown table, the controls below them.
 
   Accuracies and shares in per cent, the thinking accuracy with its interval;
-  gap = think - direct in points; swap is the accuracy against the original
+  gap = think - direct in points, with its interval and the p of McNemar's
+  test where the report holds them; swap is the accuracy against the original
   answer when the clip is another's, follow the share of once right answers
   that went with the new clip; lift is a difference of shares.
   """
@@ -111,6 +127,8 @@ def table(report: Mapping) -> str:
     if len(bounds) == 2 and cells["think"] and None not in bounds:
       low, high = (100 * float(b) for b in bounds)
       cells["think"] += f" [{low:.1f}, {high:.1f}]"
+    if cells["gap"]:
+      cells["gap"] += _paired(stage)
     body.append([name, *cells.values()])
   return markdown_table(["stage", *COLUMNS], body)
 
@@ -153,7 +171,7 @@ def render(
   pictures = curves(report, folder), training_curves(metrics, folder)
   shown = ["\n\n".join(f"![{p.stem}]({p.name})" for p in ps) for ps in pictures]
   parts = {
-    "## Stages": table(report) + "\n\n" + LEGEND,
+    "## Stages": f"{table(report)}\n\n{LEGEND} {BRACKETS}",
     "## Thinking against direct answering": shown[0],
     "## By kind of question": _sources(report),
     "## What MGRD kept": _funnel(report.get("funnel") or []),

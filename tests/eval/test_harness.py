@@ -179,3 +179,28 @@ def test_without_items_all_numbers_are_there_and_null():
   told = {name for name, value in empty.items() if value is not None}
   assert told == {"n", "by_source"}
   assert empty["n"] == 0 and empty["by_source"] == {}
+
+
+def graded(*rights):
+  return [{"id": str(at), "acc": float(r)} for at, r in enumerate(rights)]
+
+
+def test_thinking_and_direct_answers_are_compared_question_by_question():
+  think, direct = graded(1, 1, 1, 1, 0, 1), graded(1, 0, 0, 0, 1, 0)
+  found = harness.paired(think, direct)
+  assert found["diff"] == 0.5
+  low, high = found["ci95"]
+  assert low < 0.5 < high
+  # Four against one: 2 (1 + 5) / 2^5.
+  counts = found["only_think"], found["only_direct"], found["p"]
+  assert counts == (4, 1, 12 / 32)
+  # As many right answers in other places tell another story.
+  apart = harness.paired(think, graded(1, 1, 0, 0, 0, 0))
+  assert apart["diff"] == 0.5
+  assert (apart["only_think"], apart["only_direct"]) == (3, 0)
+
+
+def test_answers_to_different_questions_are_not_compared():
+  with pytest.raises(ValueError, match="different questions"):
+    harness.paired(graded(1, 0), graded(1, 0)[::-1])
+  assert harness.paired([], []) == {"diff": None, "ci95": None, "p": None}

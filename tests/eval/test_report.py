@@ -42,6 +42,7 @@ def fake(seed=0, shift=0.0):
         by_source={"label": acc, "spoken|sums": 0.5},
       ),
       "direct": evaluation(0.6, by_source={"label": 0.61}),
+      "paired": {"diff": acc + shift - 0.6, "ci95": [-0.05, 0.1], "p": 0.033},
       "silence": evaluation(0.27),
       "swap": evaluation(0.21, follow=0.88),
     }
@@ -85,7 +86,9 @@ def test_the_table_holds_each_stage_then_the_controls():
   assert list(table)[:4] == list(STAGES) and len(table) == 6
   first = table["cold_start"]
   assert first["think"] == "40.0 [37.0, 43.0]" and first["direct"] == "60.0"
-  assert first["gap"] == "-20.0" and table["mgrd_1_ppo"]["gap"] == "+26.0"
+  tested = "[-5.0, +10.0], p 0.03"
+  assert first["gap"] == f"-20.0 {tested}"
+  assert table["mgrd_1_ppo"]["gap"] == f"+26.0 {tested}"
   assert first["held-out think / direct"] == "20.0 / 40.0"
   assert first["conflict think / direct"] == "30.0 / 50.0"
   assert (first["silence"], first["swap"]) == ("27.0", "21.0")
@@ -112,6 +115,17 @@ def test_what_is_missing_null_or_nan_is_blank_and_breaks_nothing(tmp_path):
   assert "nan" not in page.lower() and "None" not in page
   bare = report.render({"stages": []}, [], {"a": []}, tmp_path / "bare")
   assert not list(bare.parent.glob("*.png"))
+
+
+def test_a_gap_without_its_test_stands_alone_and_a_tiny_p_is_a_bound():
+  full = fake()
+  full["stages"][0]["paired"] |= {"p": 0.0}
+  full["stages"][1]["paired"] = {"diff": None, "ci95": None, "p": None}
+  del full["stages"][2]["paired"]
+  table = cells(report.table(full))
+  assert table["cold_start"]["gap"] == "-20.0 [-5.0, +10.0], p <1e-4"
+  assert table["text_rlvr"]["gap"] == "-18.0"
+  assert table["mgrd_1_sft"]["gap"] == "+25.0"
 
 
 def test_a_gap_on_the_bound_is_not_lost_to_rounding():
