@@ -200,7 +200,7 @@ def test_policy_statistics_match_the_golden_numbers():
 
 
 def test_on_policy_the_gradient_is_that_of_plain_policy_gradient():
-  # Traps 34 and 22: ratio 1 to the bit, loss value -mean(A), gradient -A/n.
+  # The old scores are the new ones, held: value -mean(A), gradient -A/n.
   adv_BT = jax.random.normal(jax.random.key(0), (2, 4))
 
   def loss(logp_BT):
