@@ -16,6 +16,31 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def compile_options(folder) -> dict:
+  """Settings of jax to compile in a hurry, and each program only once."""
+  return {
+    "jax_compilation_cache_dir": str(folder),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_disable_most_optimizations": True,
+  }
+
+
+@contextlib.contextmanager
+def compiling(options: dict):
+  """Inside, this process compiles with `compile_options`."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  # jax's own values again.
+  for name, value in zip(options, (None, 1.0, False), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
 @dataclasses.dataclass
 class Recipe:
   """A smoke run of the whole recipe.
@@ -34,20 +59,9 @@ class Recipe:
   options: dict
   report: dict = dataclasses.field(default_factory=dict)
 
-  @contextlib.contextmanager
   def programs(self):
     """Inside, this process compiles as the recipe was compiled."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    for name, value in self.options.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    # jax's own values again.
-    for name, value in zip(self.options, (None, 1.0, False), strict=True):
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    return compiling(self.options)
 
   @property
   def environment(self) -> dict[str, str]:
@@ -110,11 +124,7 @@ def recipe(tmp_path_factory) -> Recipe:
     "mgrd.optim.warmup": optim.warmup,
   }
   config.update_from_flattened_dict(overrides)
-  options = {
-    "jax_compilation_cache_dir": str(root / "programs"),
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
-    "jax_disable_most_optimizations": True,
-  }
+  options = compile_options(root / "programs")
   found = Recipe(root / "run", config.lock(), overrides, options)
   flags.save_config(config, found.workdir)
   with found.programs():
