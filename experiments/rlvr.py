@@ -195,38 +195,34 @@ class Sampler:
 
 
 def _group_metrics(scored) -> dict[str, float]:
-  """pass@k, groups that teach something, and what a group says of a reward.
+  """pass@k, groups that teach something, and what a group tells of a reward.
 
   ev_loo is the explained variance of a reward by the mean of its group's
   others, the baseline that needs no critic: what train/critic/ev_seq is to
   be held against (rl.md 6.5).
   """
   id_B = np.asarray(scored.rollout.example_B).tolist()
-  keep_B = np.asarray(scored.scorable_B)
-  found = select.count_hits(scored.acc_B, id_B, keep_B=keep_B)
-  if not found:
+  keep_B, reward_B = np.asarray(scored.scorable_B), scored.reward_B
+  groups = select.count_hits(scored.acc_B, id_B, keep_B=keep_B).values()
+  if not groups:
     return {}
-  right, drawn = np.array(list(found.values())).T
-  shares = {
-    "all_correct": right == drawn,
-    "all_wrong": right == 0,
-    "mixed": (right > 0) & (right < drawn),
-  }
-  reward_B = scored.reward_B[keep_B]
-  rest_B = (
-    scored.reward_B
-    - select.leave_one_out(scored.reward_B, id_B, keep_B=keep_B)
-  )[keep_B]
-  spread = reward_B.var()
+  mean = lambda values: float(np.mean(list(values)))
+  rest_B = reward_B - select.leave_one_out(reward_B, id_B, keep_B=keep_B)
+  spread = reward_B[keep_B].var()
+  least = min(n for _, n in groups)
   return {
-    **{f"rollout/groups/{n}": float(x.mean()) for n, x in shares.items()},
-    "rollout/groups/ev_loo": float(1 - rest_B.var() / spread) if spread else 0,
+    "rollout/groups/all_correct": mean(c == n for c, n in groups),
+    "rollout/groups/all_wrong": mean(c == 0 for c, n in groups),
+    "rollout/groups/mixed": mean(0 < c < n for c, n in groups),
+    "rollout/groups/ev_loo": (
+      float(1 - rest_B[keep_B].var() / spread) if spread else 0.0
+    ),
     **{
-      f"rollout/pass_at_{k}": float(
-        np.mean([select.pass_at_k(*group, k) for group in zip(drawn, right)])
+      f"rollout/pass_at_{k}": mean(
+        select.pass_at_k(n, c, k) for c, n in groups
       )
       for k in (1, 2, 4, 8, 16)
-      if k <= drawn.min()
+      if k <= least
     },
   }
 

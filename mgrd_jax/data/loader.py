@@ -143,8 +143,3 @@ class _Elements:
 
   def __repr__(self):
     return f"{len(self)} elements"
-
-
-def shard(count: int, index: int, of: int) -> np.ndarray:
-  """Positions of the elements that process `index` of `of` reads."""
-  return np.arange(index, count, of)

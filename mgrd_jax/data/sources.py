@@ -9,7 +9,7 @@ that cannot be read raises; no silence ever takes its place.
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from array_record.python import array_record_module
@@ -24,8 +24,8 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 class ClipStore:
   """The clips that a manifest in folder `root` refers to.
 
-  Shards are opened when first needed and stay open; a pickled store (grain
-  sends it to its workers) opens them anew.
+  Shards are opened when first needed and stay open; a pickled store (the
+  processes that measure get one) opens them anew.
 
   Args:
     root: the manifest's folder.
@@ -103,33 +103,6 @@ class ClipStore:
 
   def __getstate__(self):
     return self.__dict__ | {"_readers": {}}
-
-  def __repr__(self):
-    # Without the readers: grain compares it when an iterator is restored.
-    return (
-      f"ClipStore({str(self.root)!r}, mono={self.mono!r}, "
-      f"max_seconds={self.max_seconds})"
-    )
-
-
-class ExampleSource:
-  """A random-access source for grain: index → (Example, its wave_W's)."""
-
-  def __init__(self, examples: Sequence[schema.Example], store: ClipStore):
-    self._examples = tuple(examples)
-    self._store = store
-
-  def __len__(self) -> int:
-    return len(self._examples)
-
-  def __getitem__(
-    self, index: int
-  ) -> tuple[schema.Example, tuple[np.ndarray, ...]]:
-    example = self._examples[index]
-    return example, tuple(self._store.wave(ref) for ref in example.audio)
-
-  def __repr__(self):
-    return f"ExampleSource({len(self)} examples, {self._store})"
 
 
 def write_clips(

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals, paired tests, chance, shapes.
+"""How sure a number is: intervals, paired tests, shapes.
 
 The item is the unit: average several samples of an item before they come
 here.  Two conditions are compared pairwise, on the same items in the same
@@ -6,7 +6,7 @@ order.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -69,24 +69,6 @@ def mcnemar_exact(
   # Integers to the end: 2**count overflows a float for large counts.
   doubled = min(2 * below, 2**count)
   return only_a, only_b, doubled / 2**count
-
-
-def chance_level(option_counts: Sequence[int]) -> float:
-  """Expected accuracy of a uniform guess over a set of items.
-
-  Mean of 1 / options; an item with no options (a number, free text) has
-  chance 0.  0 for an empty set.
-  """
-  if not len(option_counts):
-    return 0.0
-  return math.fsum(1 / n if n else 0 for n in option_counts) / len(
-    option_counts
-  )
-
-
-def chance_corrected(acc: float, chance: float) -> float:
-  """(acc - chance) / (1 - chance): 0 for a guess, 1 for perfection."""
-  return (acc - chance) / (1 - chance)
 
 
 def bimodality(

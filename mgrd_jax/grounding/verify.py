@@ -1,6 +1,6 @@
 """Claims against measurements: supported, contradicted, or unverifiable.
 
-  claims × facts -> verdicts -> precision, coverage, density
+  claims × facts -> verdicts -> precision
   claims_i × facts_j -> lift: own support minus support on other clips
 
 Precision alone rewards safe, vague chains; lift is what boilerplate cannot
@@ -16,7 +16,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from mgrd_jax.audio.measure import Facts
-from mgrd_jax.grounding.claims import OPPOSITE, Claim
+from mgrd_jax.grounding.claims import Claim
 
 SUPPORTED = "supported"
 CONTRADICTED = "contradicted"
@@ -74,67 +74,30 @@ def verdict(claim: Claim, facts: Facts | Sequence[Facts]) -> str:
   return SUPPORTED if holds else CONTRADICTED
 
 
-def words(facts: Facts) -> dict[str, str]:
-  """The word of each binary attribute that the clip measures to.
-
-  Attributes that cannot be measured, or lie in the undecided middle, are
-  absent; empty for a silent clip.
-  """
-  if math.isnan(facts["level_dbfs"]):
-    return {}
-  said = {name: word(facts) for name, word in _WORDS.items()}
-  return {name: word for name, word in said.items() if word in OPPOSITE}
-
-
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-  """Counts of verdicts; `+` adds them, so that corpora are sums of chains.
-
-    precision = sup / (sup + con)   coverage = (sup + con) / claims
-    density   = claims per 100 tokens
-
-  `nan` where the denominator is 0.
-  """
+  """Counts of verdicts."""
 
   supported: int = 0
   contradicted: int = 0
   unverifiable: int = 0
-  tokens: int = 0
-
-  def __add__(self, other: Verdicts) -> Verdicts:
-    mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-    return Verdicts(*(a + b for a, b in zip(mine, theirs, strict=True)))
-
-  @property
-  def claims(self) -> int:
-    return self.supported + self.contradicted + self.unverifiable
 
   @property
   def precision(self) -> float:
-    return _ratio(self.supported, self.supported + self.contradicted)
-
-  @property
-  def coverage(self) -> float:
-    return _ratio(self.supported + self.contradicted, self.claims)
-
-  @property
-  def density(self) -> float:
-    return 100 * _ratio(self.claims, self.tokens)
+    """supported / (supported + contradicted); `nan` where none is decided."""
+    decided = self.supported + self.contradicted
+    return self.supported / decided if decided else math.nan
 
 
 def judge(
-  claims: Sequence[Claim],
-  facts: Facts | Sequence[Facts],
-  *,
-  tokens: int = 0,
+  claims: Sequence[Claim], facts: Facts | Sequence[Facts]
 ) -> Verdicts:
-  """Verdicts of all claims of one chain of `tokens` tokens."""
+  """Verdicts of all claims of one chain."""
   given = [verdict(claim, facts) for claim in claims]
   return Verdicts(
     given.count(SUPPORTED),
     given.count(CONTRADICTED),
     given.count(UNVERIFIABLE),
-    tokens,
   )
 
 
@@ -151,11 +114,11 @@ def lift(
     lift = mean_i [ s(c_i, x_i) - mean_{x' != x_i} s(c_i, x') ]
 
   s is the supported share of an item's claims, the unverifiable kinds left
-  out.  Items without such a claim have no s and are left out of the mean: the
-  caller publishes density and coverage beside it.  The other clips are
-  `others` random ones, or all where there are fewer; `groups` keeps them
-  within the item's own group (a question family), or the difference between a
-  voice and a melody would pass for listening.  `nan` if no item counts.
+  out.  Items without such a claim have no s and are left out of the mean.
+  The other clips are `others` random ones, or all where there are fewer;
+  `groups` keeps them within the item's own group (a question family), or the
+  difference between a voice and a melody would pass for listening.  `nan` if
+  no item counts.
   """
   size = len(facts_per_item)
   if len(claims_per_item) != size:
@@ -185,10 +148,6 @@ def lift(
     s = np.mean([support(claim) for claim in checkable], axis=0)
     gains.append(s[index] - s[peers].mean())
   return float(np.mean(gains)) if gains else math.nan
-
-
-def _ratio(part, whole):
-  return part / whole if whole else math.nan
 
 
 def _side(value, threshold, above, below):

@@ -9,6 +9,7 @@ hold better here than on other clips.  Where the words are the evidence
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -107,9 +108,8 @@ def ungrounded(response: Response) -> str | None:
 
 
 def _support(claims, facts) -> float:
-  counts = verify.judge(claims, facts)
-  decided = counts.supported + counts.contradicted
-  return counts.supported / decided if decided else 0.0
+  precision = verify.judge(claims, facts).precision
+  return 0.0 if math.isnan(precision) else precision
 
 
 def reasons(response: Response, *, grounding: bool = True) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Which questions are worth training on, and what a sample is compared to.
 
-    G responses an example → hits of G → band, silence gap → kept examples
-    G rewards an example   → leave-one-out baseline        → advantage
+    G responses an example → hits of G → band, pass@k
+    G rewards an example   → leave-one-out baseline
 
 Everything is grouped by example id, never by prompt text: two clips may share
 a question and differ in the answer.
@@ -41,19 +41,6 @@ def band(
   """
   hits = np.asarray(hits)
   return np.asarray((lo <= hits) & (hits <= hi))
-
-
-def silence_gap(
-  hits: int | Int[np.ndarray, "*B"],
-  silence_hits: int | Int[np.ndarray, "*B"],
-  gap: int = 2,
-) -> Bool[np.ndarray, "*B"]:
-  """Needs the ear: hits - silence_hits >= gap, of equally many samples.
-
-  `silence_hits` come from the same question over silence of equal length, so
-  guesses and text priors cancel.
-  """
-  return np.asarray(np.asarray(hits) - np.asarray(silence_hits) >= gap)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -11,7 +11,6 @@ import unicodedata
 
 OPEN = "<think>"
 CLOSE = "</think>"
-PREFILL = "<think>\n"
 
 # Letters by category, blank on screen.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -33,16 +32,6 @@ class Parsed:
   think: str
   reply: str
   present: bool
-
-
-def with_prefill(response: str, prefill: str = PREFILL) -> str:
-  """The full text of a response, whether or not the prompt opened its block.
-
-  A response that opens the block itself is returned from its tag on, so both
-  ways of sampling parse the same.
-  """
-  opened = response.lstrip()
-  return opened if opened.startswith(OPEN) else prefill + response
 
 
 def parse(full_text: str) -> Parsed:

@@ -65,12 +65,6 @@ def test_a_batch_is_what_collate_makes_of_its_rows():
   assert mixed[0] == mixed[5] == 15
 
 
-def test_processes_share_the_elements_out():
-  parts = [loader.shard(10, i, 3).tolist() for i in range(3)]
-  assert sorted(sum(parts, [])) == list(range(10))
-  assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 def test_augmentation_is_drawn_from_seed_and_position_alone():
   def mixed(seed, augment):
     return loader.mixture(

@@ -2,7 +2,6 @@
 
 import pickle
 
-import grain
 import numpy as np
 import pytest
 
@@ -119,21 +118,3 @@ def test_a_closed_or_pickled_store_reads_on(folder):
   np.testing.assert_array_equal(again.wave("clips.arrayrecord#1"), first)
   store.close()
   np.testing.assert_array_equal(store.wave("clips.arrayrecord#1"), first)
-
-
-def test_grain_reads_examples_with_their_waves(folder):
-  examples = [
-    schema.Example("a", "Q?", "x", "text", audio=("2.wav",)),
-    schema.Example("b", "Q?", "x", "text"),
-    schema.Example("c", "Q?", "x", "text", audio=("0.wav", "1.wav")),
-  ]
-  source = sources.ExampleSource(examples, sources.ClipStore(folder))
-  before = repr(source)
-  rows = list(grain.MapDataset.source(source).shuffle(seed=0))
-  assert sorted(e.id for e, _ in rows) == ["a", "b", "c"]
-  for example, waves in rows:
-    assert len(waves) == len(example.audio)
-    for ref, wave in zip(example.audio, waves, strict=True):
-      i = int(ref[0])
-      np.testing.assert_array_equal(wave, noise(i, 800 + i))
-  assert repr(source) == before

@@ -77,14 +77,6 @@ def test_unpaired_conditions_are_refused():
     stats.paired_difference_ci(np.ones(3), np.ones((3, 1)))
 
 
-def test_chance_is_the_mean_of_one_over_the_options():
-  assert stats.chance_level([4, 2, 0]) == pytest.approx(0.25)
-  assert stats.chance_level([10] * 7) == pytest.approx(0.1)
-  assert stats.chance_level([]) == 0
-  assert stats.chance_corrected(0.25, 0.25) == 0
-  assert stats.chance_corrected(1.0, 0.25) == 1
-
-
 @pytest.mark.parametrize("share", [0.06, 0.2, 0.5, 0.9])
 def test_empties_beside_long_chains_raise_the_flag(share):
   # Trap 45: the mean of such a mixture looks like an ordinary length.

@@ -1,5 +1,6 @@
 """Verdicts, and the four self-tests of lift."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -57,7 +58,8 @@ def verdict(text, facts):
 
 def total(parsed, facts):
   pairs = zip(parsed, facts, strict=True)
-  return sum((verify.judge(*pair) for pair in pairs), verify.Verdicts())
+  counts = [dataclasses.astuple(verify.judge(*pair)) for pair in pairs]
+  return verify.Verdicts(*np.sum(counts, axis=0).tolist())
 
 
 def test_boilerplate_on_random_clips_has_no_lift(corpus):
@@ -83,7 +85,7 @@ def test_chains_permuted_across_clips_lose_precision_and_lift(corpus):
 def test_true_chains_of_synthetic_clips_are_supported(corpus):
   _, parsed, facts = corpus
   counts = total(parsed, facts)
-  assert counts.claims == 64 * 5 and counts.coverage == 1
+  assert counts.supported + counts.contradicted == 64 * 5
   assert counts.precision >= 0.98
 
 
@@ -127,7 +129,6 @@ def test_a_flat_pitch_neither_rises_nor_falls():
   flat = measured(f0_rise_st=1.0)
   assert verdict("rising contour", flat) == "contradicted"
   assert verdict("falling contour", flat) == "contradicted"
-  assert "contour" not in verify.words(flat)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,6 @@ def test_silence_contradicts_every_claim_of_a_sound():
   for text in [*texts, "high pitch", "3 events", "soft volume", "120 bpm"]:
     assert verdict(text, silent) == "contradicted"
   assert verdict("it lasts 2 seconds", silent) == "supported"
-  assert verify.words(silent) == {}
 
 
 def test_claims_on_a_clip_that_is_not_there_are_unverifiable():
@@ -188,14 +188,9 @@ def test_every_claim_gets_a_verdict_on_every_family(corpus):
     )
 
 
-def test_summary_numbers_are_the_published_formulae():
-  counts = verify.Verdicts(3, 1, 4, tokens=50)
-  assert counts.precision == 0.75
-  assert counts.coverage == 0.5
-  assert counts.density == 16.0
-  both = counts + verify.Verdicts(1, 0, 0, tokens=10)
-  assert both == verify.Verdicts(4, 1, 4, 60)
-  assert math.isnan(verify.Verdicts().precision)
+def test_precision_is_of_the_claims_that_were_decided():
+  assert verify.Verdicts(3, 1, 4).precision == 0.75
+  assert math.isnan(verify.Verdicts(0, 0, 4).precision)
 
 
 def test_lists_of_different_length_are_refused():

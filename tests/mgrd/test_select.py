@@ -28,21 +28,6 @@ def test_pass_probabilities_of_the_band(p, want):
   assert round(float(got), 3) == want
 
 
-@pytest.mark.parametrize("p, p_silence, gap, want", [
-  (0.25, 0.25, 1, 0.244), (0.5, 0.5, 1, 0.364), (0.6, 0.25, 1, 0.769),
-  (0.25, 0.25, 2, 0.159), (0.5, 0.5, 2, 0.196), (0.6, 0.25, 2, 0.653),
-  (0.5, 0.25, 2, 0.566), (0.6, 0.6, 2, 0.146), (0.6, 0.25, 3, 0.472),
-  (0.6, 0.6, 3, 0.052),
-])  # fmt: skip
-def test_the_silence_gap_removes_guesses_and_text_priors(
-  p, p_silence, gap, want
-):
-  hits, silence = np.indices((9, 9))
-  keep = select.band(hits) & select.silence_gap(hits, silence, gap)
-  joint = np.outer(binomial(8, p), binomial(8, p_silence))
-  assert round(float(joint[keep].sum()), 3) == want
-
-
 def test_pass_at_k_is_unbiased():
   # Trap 36.
   assert select.pass_at_k(8, 1, 8) == 1

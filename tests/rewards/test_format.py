@@ -1,10 +1,39 @@
 """Think and reply: prefilled or not, closed or not, empty or not."""
 
+import numpy as np
 import pytest
 
+from experiments import assembly
 from mgrd_jax.rewards import format
+from mgrd_jax.rollout import collect
+from mgrd_jax.text import chat, tokenizer
 
-PREFILL = format.PREFILL
+PREFILL = chat.OPEN
+QUESTION = "how does she feel?"
+TOKENIZER = tokenizer.build([f"{QUESTION} slow and low. {chat.LEAD_IN} sad"])
+
+
+@pytest.mark.parametrize(
+  "reasoning, think", [("slow and low.", "\nslow and low.\n"), (None, "\n\n")]
+)
+def test_a_response_to_the_prefilled_tag_parses_as_the_whole_turn(
+  reasoning, think
+):
+  # Trap 12: the tag stands in the prompt, and what is sampled begins after it.
+  row = chat.supervised(TOKENIZER, QUESTION, reasoning=reasoning, answer="sad")
+  prompt = chat.prompt(TOKENIZER, QUESTION)
+  tokens = row.tokens[len(prompt.tokens) :]
+  sample = collect.Sample(tokens, np.zeros(len(tokens), np.float32), True)
+  context = assembly.Context(None, None, TOKENIZER, None, [], {}, {}, {}, [])
+  full = assembly.decoded(context, sample)
+  turn = TOKENIZER.decode(row.tokens).rpartition("assistant\n")[2]
+  assert full == turn
+  parsed = format.parse(full)
+  assert parsed.closed and parsed.think == think
+  assert parsed.present == (reasoning is not None)
+  assert parsed.reply == "\nanswer: sad<|EOT|>"
+  # Without the tag no block is ever closed, and nothing is right.
+  assert not format.parse(TOKENIZER.decode(tokens)).closed
 
 
 @pytest.mark.parametrize("sampled, think, reply", [
@@ -13,15 +42,11 @@ PREFILL = format.PREFILL
   ("\n</think>\nsad", "\n\n", "\nsad"),
   ("</think>", "\n", ""),
 ])  # fmt: skip
-def test_prefilled_and_self_opened_responses_parse_the_same(
+def test_a_block_ends_at_its_tag_whatever_stands_beside_it(
   sampled, think, reply
 ):
-  # Trap 12.
-  prefilled = format.parse(format.with_prefill(sampled))
-  opened = format.parse(format.with_prefill(PREFILL + sampled))
-  assert prefilled == opened
-  assert (prefilled.think, prefilled.reply) == (think, reply)
-  assert prefilled.closed
+  parsed = format.parse(PREFILL + sampled)
+  assert parsed.closed and (parsed.think, parsed.reply) == (think, reply)
 
 
 @pytest.mark.parametrize("full", [
