@@ -4,8 +4,10 @@ import json
 import math
 import pathlib
 
+import jax
 import ml_dtypes
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors_numpy
 
 from mgrd_jax.models import convert, released, shards
@@ -120,3 +122,20 @@ def write(folder, config_json, found=None, *, shards_count=0, index=True):
 def contents(folder) -> dict[str, bytes]:
   """Every file of a folder."""
   return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+
+
+def faults(call, *args, **options) -> list[str]:
+  """The problems that a call is refused for."""
+  with pytest.raises(convert.ConversionError) as caught:
+    call(*args, **options)
+  return caught.value.problems
+
+
+def assert_equal(one, other) -> None:
+  """Two pytrees have the same names, dtypes and bits."""
+  left, right = (jax.tree_util.tree_leaves_with_path(x) for x in (one, other))
+  for (path, a), (other_path, b) in zip(left, right, strict=True):
+    assert path == other_path
+    assert a.dtype == b.dtype, path
+    a, b = (np.asarray(x).view(f"u{x.dtype.itemsize}") for x in (a, b))
+    np.testing.assert_array_equal(a, b, err_msg=str(path))
