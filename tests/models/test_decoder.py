@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgrd_jax.kernels import attention
 from mgrd_jax.models import layers
 from tests import toys
 
@@ -61,30 +60,6 @@ def test_an_empty_row_is_finite_forwards_and_backwards():
   value, grads = toys.jit(jax.value_and_grad(total))(PARAMS)
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-
-
-def test_grouped_heads_equal_repeated_ones():
-  rng = np.random.default_rng(0)
-  q_BTNH = rng.normal(size=(2, 5, 6, 4)).astype(np.float32)
-  k_BSKH = rng.normal(size=(2, 7, 3, 4)).astype(np.float32)
-  v_BSKH = rng.normal(size=(2, 7, 3, 4)).astype(np.float32)
-  mask_BTS = np.arange(7) <= np.arange(5)[:, None] + [[[0]], [[1]]]
-  run = toys.jit(attention.attention)
-  grouped = run(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
-  k_BSNH, v_BSNH = np.repeat(k_BSKH, 2, 2), np.repeat(v_BSKH, 2, 2)
-  repeated = run(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
-  np.testing.assert_allclose(grouped, repeated, atol=1e-6)
-  # One query by hand: head 4 of 6 reads key head 2 of 3.
-  scores_S = k_BSKH[1, :, 2] @ q_BTNH[1, 3, 4] / 2
-  scores_S = np.where(mask_BTS[1, 3], scores_S, -99)
-  probs_S = np.exp(scores_S) / np.exp(scores_S).sum()
-  golden_H = probs_S @ v_BSKH[1, :, 2]
-  np.testing.assert_allclose(grouped[1, 3, 4], golden_H, atol=1e-6)
-
-
-def test_an_unknown_attention_is_refused_by_name():
-  with pytest.raises(ValueError, match="'none such'; have .*reference"):
-    attention.attention(None, None, None, None, implementation="none such")
 
 
 def test_rope_turns_by_position_and_keeps_only_distances():
