@@ -190,34 +190,25 @@ HOSTILE = [
   "one hundred and ", "twenty-", "-", "'", "a'", "the answer is ", " ", "\n",
   "answer", "so, the ", "n't ", "\u200b", "ﷺ", "e+9", "1e9", "<answer>", "B) ",
   "minus ", "悲", "\u0301", "thousand million ", "the the ", "½",
+  "light blue or a ",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", HOSTILE)
-def test_hostile_strings_of_fifty_thousand_characters_return_at_once(seed):
-  # Trap 20.  Linear time needs some .1 s; quadratic would need minutes.
-  reply = "answer: " + (seed * 50_000)[:50_000] + " blue"
-  start = time.process_time()
-  choice(reply, "blue", options=COLOURS)
-  number(reply, "5")
-  text(reply, "blue")
-  assert time.process_time() - start < 10
-
-
-def test_hostile_time_grows_in_proportion_to_length():
-  def once(reply):
+def test_the_time_of_a_hostile_string_grows_with_its_length(seed):
+  # Trap 20.  Of processor time, and against a shorter string on the same
+  # machine: neighbours slow both.
+  def seconds(length):
+    reply = "answer: " + (seed * length)[:length] + " blue"
     start = time.process_time()
     choice(reply, "blue", options=COLOURS)
+    number(reply, "5")
+    text(reply, "blue")
     return time.process_time() - start
 
-  def seconds(length):
-    # Neighbours on the machine only ever make it slower.
-    reply = ("light blue or a " * length)[:length]
-    return min(once(reply) for _ in range(3))
-
-  seconds(1000)
-  # Four times the length; quadratic would be sixteen times.
-  assert seconds(100_000) < 10 * max(seconds(25_000), 0.02)
+  short = min(seconds(6_250) for _ in range(3))
+  # Eight times the length; quadratic would be sixty-four times.
+  assert seconds(50_000) < 24 * max(short, 0.01)
 
 
 @settings(max_examples=60, deadline=None)
