@@ -48,6 +48,11 @@ NAME_DOORS = {
   "Mesh": ("mgrd_jax/sharding.py",),
   "shard_map": ("mgrd_jax/kernels/attention.py", "mgrd_jax/sharding.py"),
 }
+# By the command that is nothing but its flags, and by every test.
+TESTED_ELSEWHERE = {
+  "data/labels": "test_prepare.py",
+  "types": "test_architecture.py",
+}
 MAY_JIT = ("experiments/", "mgrd_jax/kernels/", "mgrd_jax/rollout/")
 
 
@@ -244,10 +249,35 @@ def test_the_library_touches_neither_jax_config_nor_the_environment():
 
 def test_files_and_functions_are_short():
   found = []
-  for file in python_files("mgrd_jax", "experiments", "configs"):
+  for file in python_files("mgrd_jax", "experiments", "configs", "tests"):
     lines = (ROOT / file).read_text(encoding="utf-8").count("\n")
     found += size_faults(file, tree(file), lines)
   assert not found
+
+
+def test_every_file_of_the_library_has_its_tests_and_they_its_name():
+  """tests/<package>/test_<file>*.py is about mgrd_jax/<package>/<file>.py."""
+  library = {
+    pathlib.PurePath(file).with_suffix("").relative_to("mgrd_jax")
+    for file in python_files("mgrd_jax")
+    if not file.endswith("__init__.py")
+  }
+  packages = {file.parent for file in library if file.parent.name}
+  tested = set(TESTED_ELSEWHERE)
+  for package in packages:
+    found = (ROOT / "tests" / package).glob("test_*.py")
+    for name in (path.stem.removeprefix("test_") for path in found):
+      own = {
+        file
+        for file in library
+        if file.parent == package and f"{name}_".startswith(f"{file.name}_")
+      }
+      assert own, f"tests/{package}/test_{name}.py is about no file"
+      tested |= {file.as_posix() for file in own}
+  for file in library - {pathlib.PurePath(name) for name in tested}:
+    assert (ROOT / "tests" / f"test_{file}.py").exists(), file
+  for elsewhere in TESTED_ELSEWHERE.values():
+    assert (ROOT / "tests" / elsewhere).exists()
 
 
 def test_package_files_hold_nothing_but_names():

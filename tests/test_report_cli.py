@@ -7,7 +7,7 @@ import re
 import pytest
 
 from experiments import report as cli
-from tests.eval import test_report
+from tests.eval.reports import fake
 
 README = f"# x\n\nbefore\n\n{cli.BEGIN}\nold\n{cli.END}\n\nafter\n"
 
@@ -18,7 +18,7 @@ def seeds(tmp_path):
   paths = []
   for seed, shift in ((1, 0.14), (0, 0.0)):
     paths.append(tmp_path / f"seed{seed}.json")
-    paths[-1].write_text(json.dumps(test_report.fake(seed, shift)))
+    paths[-1].write_text(json.dumps(fake(seed, shift)))
   return [str(p) for p in paths]
 
 
@@ -49,13 +49,13 @@ def test_goals_stand_beside_what_each_seed_measured(seeds, capsys):
 
 
 def test_every_goal_reads_a_number_of_a_complete_report():
-  run = test_report.fake()
+  run = fake()
   missing = [g.what for g in cli.GOALS if g.measure(run) is None]
   assert missing == []
 
 
 def test_a_last_stage_without_a_step_keeps_nothing():
-  run = test_report.fake()
+  run = fake()
   (kept,) = [g for g in cli.GOALS if g.effect == cli.PPO and "lost" in g.what]
   assert kept.measure(run) is not None
   run["stages"][-1]["ppo"] = {
@@ -67,7 +67,7 @@ def test_a_last_stage_without_a_step_keeps_nothing():
 
 
 def test_what_was_not_measured_is_blank_and_not_met(tmp_path, capsys):
-  run = test_report.fake()
+  run = fake()
   run["stages"] = run["stages"][:1]
   run["controls"], run["wall_s"] = None, None
   path = tmp_path / "report.json"

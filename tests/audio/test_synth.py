@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from mgrd_jax.audio import espeak, synth
+from mgrd_jax.audio import synth
 
 SPEECH = dict(
   voice="en-us+f2",
@@ -110,12 +110,6 @@ def test_absent_espeak_names_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "espeakng_loader", None)
   with pytest.raises(ImportError, match=r"\[tiny\]"):
     synth.speech("hello there", **SPEECH, rng=rng())
-
-
-def test_unknown_accent_is_refused_by_espeak():
-  pytest.importorskip("espeakng_loader")
-  with pytest.raises(ValueError, match="xx-nowhere"):
-    espeak.speak("hello", "xx-nowhere")
 
 
 @pytest.mark.parametrize(

@@ -1,74 +1,10 @@
 """Pages that hold every number once, and blanks where there is none."""
 
-import copy
-import json
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-
-from mgrd_jax.eval import measures, report
-
-STAGES = ("cold_start", "text_rlvr", "mgrd_1_sft", "mgrd_1_ppo")
-
-
-def evaluation(acc, **fields):
-  return {
-    "acc": acc,
-    "ci95": [acc - 0.03, acc + 0.03],
-    "n": 500,
-    "acc_conflict": acc - 0.1,
-    "acc_heldout": acc - 0.2,
-    "think_tokens": 14.25,
-    "frac_empty_think": 0.01,
-    "frac_coherent": 0.97,
-    "claim_precision": 0.9,
-    "claim_lift": 0.345,
-    "surrogate_rate": 0.125,
-  } | fields
-
-
-def fake(seed=0, shift=0.0):
-  """A complete report: thinking starts below direct answering, ends above."""
-  think = (0.4, 0.42, 0.85, 0.86)
-  stages = [
-    {
-      "name": name,
-      "think": evaluation(
-        acc + shift,
-        surrogate_rate=0.9 if acc < 0.5 else 0.02,
-        claim_precision=None if acc < 0.5 else 0.97,
-        by_source={"label": acc, "spoken|sums": 0.5},
-      ),
-      "direct": evaluation(0.6, by_source={"label": 0.61}),
-      "paired": {"diff": acc + shift - 0.6, "ci95": [-0.05, 0.1], "p": 0.033},
-      "silence": evaluation(0.27),
-      "swap": evaluation(0.21, follow=0.88),
-    }
-    for name, acc in zip(STAGES, think, strict=True)
-  ]
-  return {
-    "seed": seed,
-    "config_sha": "abc123",
-    "commit": "0123456789abcdef",
-    "wall_s": {"data": 30.0, "cold_start": 90.0},
-    "peak_rss_mb": 2048.0,
-    "params": 1234567,
-    "stages": stages,
-    "funnel": [
-      {
-        "round": 1, "sampled": 8000, "correct": 4000, "grounded": 3000,
-        "coherent": 2900, "kept": 1500, "swap_keep_rate": 0.055,
-        "reasons": {"wrong answer": 4000, "no claim": 900, "a|b": 100},
-      },
-    ],
-    "controls": {
-      "elicited_before_mgrd": evaluation(0.71),
-      "mgrd_without_grounding_filter": evaluation(0.66),
-    },
-    "chance": 0.25,
-  }  # fmt: skip
+from mgrd_jax.eval import report
+from tests.eval.reports import STAGES, fake
 
 
 def cells(table):
@@ -126,10 +62,6 @@ def test_a_gap_without_its_test_stands_alone_and_a_tiny_p_is_a_bound():
   assert table["cold_start"]["gap"] == "-20.0 [-5.0, +10.0], p <1e-4"
   assert table["text_rlvr"]["gap"] == "-18.0"
   assert table["mgrd_1_sft"]["gap"] == "+25.0"
-
-
-def test_a_gap_on_the_bound_is_not_lost_to_rounding():
-  assert measures.points(0.58, 0.50) == 8 and measures.points(None, 0.5) is None
 
 
 def test_several_seeds_show_their_mean_and_range():
@@ -222,51 +154,10 @@ def test_rendering_twice_gives_the_same_bytes(tmp_path):
     assert one.read_bytes() == (tmp_path / "b" / one.name).read_bytes()
 
 
-def test_a_saved_report_reads_back_with_null_for_what_is_not_finite(tmp_path):
-  full = copy.deepcopy(fake())
-  full["stages"][0]["think"]["acc"] = np.float32("nan")
-  full["stages"][0]["think"]["n"] = np.int64(7)
-  full["chance"] = float("inf")
-  path = tmp_path / "report.json"
-  measures.save(full, path)
-  back = measures.load(path)
-  assert back["stages"][0]["think"]["acc"] is None and back["chance"] is None
-  assert back["stages"][0]["think"]["n"] == 7
-  assert back["stages"][1:] == fake()["stages"][1:]
-
-
-@pytest.mark.parametrize(
-  "text", ["", "[1]", "{}", '{"stages": 3}', '{"stages": [{"think": {}}]}']
-)
-def test_a_file_that_is_no_report_is_refused_in_one_line(tmp_path, text):
-  path = tmp_path / "report.json"
-  path.write_text(text)
-  with pytest.raises(measures.ReportError, match="report.json: no") as error:
-    measures.load(path)
-  assert "\n" not in str(error.value)
-
-
-def test_a_report_that_is_not_there_is_named(tmp_path):
-  with pytest.raises(measures.ReportError, match="gone.json"):
-    measures.load(tmp_path / "gone.json")
-
-
 def test_importing_the_report_loads_no_matplotlib():
   code = (
     "import sys, mgrd_jax.eval.report; "
     "assert not any(m.startswith('matplotlib') for m in sys.modules)"
-  )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
-  assert not done.returncode, done.stderr.decode()[-500:]
-
-
-def test_pictures_leave_the_callers_matplotlib_alone(tmp_path):
-  code = (
-    "import sys, json; from mgrd_jax.eval import report\n"
-    f"report.curves(json.loads({json.dumps(json.dumps(fake()))}), "
-    f"{str(tmp_path)!r})\n"
-    "assert 'matplotlib.figure' in sys.modules\n"
-    "assert 'matplotlib.pyplot' not in sys.modules"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True)
   assert not done.returncode, done.stderr.decode()[-500:]
