@@ -130,7 +130,8 @@ def paired(
   if [i["id"] for i in think] != [i["id"] for i in direct]:
     raise ValueError("unpaired: the items are of different questions")
   if not think:
-    return {"diff": None, "ci95": None, "p": None}
+    names = "diff", "ci95", "only_think", "only_direct", "p"
+    return dict.fromkeys(names)
   a_B, b_B = (np.array([i["acc"] for i in x]) for x in (think, direct))
   diff, *bounds = stats.paired_difference_ci(a_B, b_B, seed=seed)
   only_think, only_direct, p = stats.mcnemar_exact(a_B, b_B)
