@@ -175,7 +175,7 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   tokenizer = families.load(folder, model.family, vocab=vocab)
   mesh = None
   if jax.device_count() > 1:
-    mesh = sharding.make_mesh((1, 1, jax.device_count()))
+    mesh = sharding.make_mesh(tensor=jax.device_count())
   shardings = mesh and sharding.shardings(mesh, audio_lm.abstract(model))
   params = _parameters(folder, model, dtype, shardings)
   known = _release(model)

@@ -6,7 +6,7 @@
 strategy is another table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,7 +18,8 @@ from jax.sharding import (
   PartitionSpec,
 )
 
-AXES = ("data", "fsdp", "tensor")
+# The last lie nearest to each other: what talks most within a layer.
+AXES = ("data", "fsdp", "sequence", "tensor")
 WEIGHT = {
   "D": "fsdp",
   "E": "fsdp",
@@ -27,24 +28,50 @@ WEIGHT = {
   "K": "tensor",
   "V": "tensor",
 }
-DATA = {"B": ("data", "fsdp"), "N": "tensor", "K": "tensor", "F": "tensor"}
+DATA = {
+  "B": ("data", "fsdp"),
+  "T": "sequence",
+  "N": "tensor",
+  "K": "tensor",
+  "F": "tensor",
+  "V": "tensor",
+}
 
 
-def make_mesh(shape: tuple[int, int, int] | None = None) -> Mesh:
-  """A mesh over ("data", "fsdp", "tensor"); all devices on fsdp by default.
+def make_mesh(
+  *,
+  data: int = 1,
+  fsdp: int = 0,
+  sequence: int = 1,
+  tensor: int = 1,
+  devices: Sequence | None = None,
+) -> Mesh:
+  """A mesh over AXES.
+
+  Args:
+    data: copies of the weights; each works on rows of its own.
+    fsdp: over how many devices weights rest, and rows are split; 0 takes all
+      that are left.
+    sequence: over how many a row's tokens are split, for long rows.
+    tensor: over how many heads and hidden units are split.
+    devices: all by default; those of a topology description, to compile for
+      chips that are not here.
 
   Raises:
-    ValueError: the shape does not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices.
   """
-  n = jax.device_count()
-  shape = shape or (1, n, 1)
-  if int(np.prod(shape)) != n:
+  devices = jax.devices() if devices is None else devices
+  rest = data * sequence * tensor
+  shape = (data, fsdp or max(len(devices) // rest, 1), sequence, tensor)
+  if int(np.prod(shape)) != len(devices):
     raise ValueError(
       f"mesh {dict(zip(AXES, shape, strict=True))} needs "
-      f"{int(np.prod(shape))} devices, this machine has {n}; "
-      "give make_mesh another `shape`, or none"
+      f"{int(np.prod(shape))} devices, there are {len(devices)}; give sizes "
+      "that multiply to it"
     )
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(
+    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+  )
 
 
 def suffix(path) -> str:
@@ -97,6 +124,22 @@ def of_layer(stack: jax.sharding.Sharding) -> jax.sharding.Sharding:
   if not isinstance(stack, NamedSharding):
     return stack
   return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:]))
+
+
+def partition(*entries) -> PartitionSpec:
+  """A partition by its entries: None, a mesh axis or several."""
+  return PartitionSpec(*entries)
+
+
+def named(mesh: Mesh | AbstractMesh, partition: PartitionSpec) -> NamedSharding:
+  """A partition over a mesh."""
+  return NamedSharding(mesh, partition)
+
+
+def parts(mesh: Mesh | AbstractMesh, entry) -> int:
+  """Over how many devices an entry of a partition splits its dimension."""
+  names = (entry,) if isinstance(entry, str) else tuple(entry or ())
+  return int(np.prod([mesh.shape[name] for name in names]))
 
 
 def constrain(x, axes: str, table: Mapping = DATA):

@@ -7,6 +7,8 @@ Every result here has column t describe token t.  This is the only file that
 shifts; whatever a loss receives is already aligned.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -94,6 +96,143 @@ def entropy(
   """
   logp_BTV = jax.nn.log_softmax(_scaled(logits_BTV, temperature, ban_V))
   return -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
+
+
+def head_logprobs(
+  hidden_BTD: Float[Array, "B T D"],
+  head: Float[Array, "_ _"],
+  token_BT: Int[Array, "B T"],
+  *,
+  chunks: int,
+  shards: int = 1,
+  tied: bool = False,
+  temperature: float = 1.0,
+  ban_V: Float[Array, " V"] | None = None,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+  """`choice_logprobs` and `entropy` of a head, in chunks of its vocabulary.
+
+    lse = log sum_v exp z_v,   logp = z_token - lse,   H = lse - sum_v p_v z_v
+
+  The sums run over chunks, in the backward pass as well, where each chunk's
+  logits are made once more: no array of size BTV ever exists.  Both results
+  are in float32 and differentiable in `hidden_BTD` and `head`.
+
+  Args:
+    hidden_BTD: states; column t chooses token t.
+    head: head_DV, or embed_VD where `tied`.
+    chunks: how many; with `shards` they divide V.
+    shards: over how many devices V is split, so that every chunk lies on all
+      of them: V is cut into `shards` parts and each part into chunks.
+
+  Raises:
+    ValueError: V cannot be cut so.
+  """
+  V = head.shape[0 if tied else 1]
+  if V % (shards * chunks):
+    raise ValueError(
+      f"a vocabulary of {V} cannot be cut into {shards} shards x {chunks} "
+      "chunks; give a number of chunks that divides it"
+    )
+  if ban_V is None:
+    ban_V = jnp.zeros((V,), jnp.float32)
+  cut = (shards, chunks, V // (shards * chunks))
+  ban = jnp.maximum(ban_V, _LOWEST_BAN).astype(jnp.float32).reshape(cut)
+  if tied:
+    head = head.reshape(*cut, head.shape[1])
+  else:
+    head = head.reshape(head.shape[0], *cut)
+  return _by_chunks(tied, temperature, hidden_BTD, head, token_BT, ban)
+
+
+def _chunk(i, hidden_BTD, head, token_BT, ban, *, tied, temperature):
+  """(z, is_token, head) of chunk i: arrays over [shards, ids of the chunk].
+
+  In einsums S is the shards and V a chunk's ids of one shard.
+  """
+  shards, _, size = ban.shape
+  head = jax.lax.dynamic_index_in_dim(head, i, 1 if tied else 2, False)
+  axes = "BTD,SVD->BTSV" if tied else "BTD,DSV->BTSV"
+  z_BTSV = jnp.einsum(
+    axes, hidden_BTD, head, preferred_element_type=jnp.float32
+  )
+  ban_SV = jax.lax.dynamic_index_in_dim(ban, i, 1, False)
+  z_BTSV = (z_BTSV + ban_SV) / temperature
+  id_SV = jnp.arange(ban.size).reshape(shards, -1, size)
+  id_SV = jax.lax.dynamic_index_in_dim(id_SV, i, 1, False)
+  return z_BTSV, token_BT[..., None, None] == id_SV, head
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _by_chunks(tied, temperature, hidden_BTD, head, token_BT, ban):
+  out, _ = _by_chunks_forward(
+    tied, temperature, hidden_BTD, head, token_BT, ban
+  )
+  return out
+
+
+def _by_chunks_forward(tied, temperature, hidden_BTD, head, token_BT, ban):
+  def step(carry, i):
+    top_BT, sum_BT, weighted_BT, picked_BT = carry
+    z_BTSV, is_token_BTSV, _ = _chunk(
+      i, hidden_BTD, head, token_BT, ban, tied=tied, temperature=temperature
+    )
+    new_BT = jnp.maximum(top_BT, z_BTSV.max((-2, -1)))
+    exp_BTSV = jnp.exp(z_BTSV - new_BT[..., None, None])
+    shrink_BT = jnp.exp(top_BT - new_BT)
+    return (
+      new_BT,
+      sum_BT * shrink_BT + exp_BTSV.sum((-2, -1)),
+      weighted_BT * shrink_BT + (exp_BTSV * z_BTSV).sum((-2, -1)),
+      picked_BT + jnp.where(is_token_BTSV, z_BTSV, 0.0).sum((-2, -1)),
+    ), None
+
+  zero_BT = jnp.zeros(token_BT.shape, jnp.float32)
+  start = (jnp.full_like(zero_BT, -jnp.inf), zero_BT, zero_BT, zero_BT)
+  (top_BT, sum_BT, weighted_BT, picked_BT), _ = jax.lax.scan(
+    step, start, jnp.arange(ban.shape[1])
+  )
+  lse_BT = top_BT + jnp.log(sum_BT)
+  entropy_BT = lse_BT - weighted_BT / sum_BT
+  saved = hidden_BTD, head, token_BT, ban, lse_BT, entropy_BT
+  return (picked_BT - lse_BT, entropy_BT), saved
+
+
+def _by_chunks_backward(tied, temperature, saved, grads):
+  """dlogp/dz_v = 1[v = token] - p_v,   dH/dz_v = -p_v (log p_v + H)."""
+  hidden_BTD, head, token_BT, ban, lse_BT, entropy_BT = saved
+  grad_BT11, slope_BT11 = (g[..., None, None] for g in grads)
+  back = "BTSV,SVD->BTD" if tied else "BTSV,DSV->BTD"
+  down = "BTD,BTSV->SVD" if tied else "BTD,BTSV->DSV"
+  at = 1 if tied else 2
+
+  def step(carry, i):
+    grad_BTD, grad_head = carry
+    z_BTSV, is_token_BTSV, part = _chunk(
+      i, hidden_BTD, head, token_BT, ban, tied=tied, temperature=temperature
+    )
+    logp_BTSV = z_BTSV - lse_BT[..., None, None]
+    p_BTSV = jnp.exp(logp_BTSV)
+    grad_BTSV = grad_BT11 * (is_token_BTSV - p_BTSV)
+    grad_BTSV -= slope_BT11 * p_BTSV * (
+      logp_BTSV + entropy_BT[..., None, None]
+    )
+    grad_BTSV = (grad_BTSV / temperature).astype(hidden_BTD.dtype)
+    wide = dict(preferred_element_type=jnp.float32)
+    grad_BTD += jnp.einsum(back, grad_BTSV, part, **wide)
+    own = jnp.einsum(down, hidden_BTD, grad_BTSV, **wide)
+    grad_head = jax.lax.dynamic_update_index_in_dim(
+      grad_head, own.astype(head.dtype), i, at
+    )
+    return (grad_BTD, grad_head), None
+
+  start = jnp.zeros(hidden_BTD.shape, jnp.float32), jnp.zeros_like(head)
+  (grad_BTD, grad_head), _ = jax.lax.scan(
+    step, start, jnp.arange(ban.shape[1])
+  )
+  return grad_BTD.astype(hidden_BTD.dtype), grad_head, None, None
+
+
+_by_chunks.defvjp(_by_chunks_forward, _by_chunks_backward)
 
 
 def _scaled(logits_BTV, temperature, ban_V):

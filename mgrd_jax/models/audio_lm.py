@@ -87,7 +87,10 @@ def init(key, config: Config) -> dict:
       enc_key, mel, jnp.array([14])
     )["params"],
     "adapter": adapter_lib.Adapter(config.adapter).init(ada_key, enc)["params"],
-    "decoder": decoder_lib.Decoder(config.decoder).init(
+    # Two tokens are enough to name the parameters, and fit no kernel's tiles.
+    "decoder": decoder_lib.Decoder(
+      dataclasses.replace(config.decoder, attention="reference")
+    ).init(
       dec_key, ids, lambda x: x, jnp.zeros((1, 2), jnp.int32)
     )["params"],
   }
@@ -142,16 +145,21 @@ def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):
 def _splice(params, enc_BAE, config: Config):
   """audio_index_BT -> a function that puts audio in place of placeholders.
 
-  The adapter runs here, once.
+  The adapter runs here, once.  Rows have as many clips each, so a row reads
+  its own alone: where rows are split over devices, no clip moves.
   """
   if enc_BAE.shape[0] == 0:
     return lambda audio_index_BT: lambda x: x
   module = adapter_lib.Adapter(config.adapter)
   audio_BAD = module.apply({"params": params["adapter"]}, enc_BAE)
-  flat_AD = audio_BAD.reshape(-1, audio_BAD.shape[-1])
+  width = audio_BAD.shape[-1]
 
   def splice(audio_index_BT, embed_BTD):
-    audio_BTD = flat_AD[jnp.maximum(audio_index_BT, 0)]
+    rows = len(audio_index_BT)
+    own_BAD = audio_BAD.reshape(rows, -1, width)
+    first_B1 = jnp.arange(rows)[:, None] * own_BAD.shape[1]
+    at_BT = jnp.maximum(audio_index_BT - first_B1, 0)
+    audio_BTD = jnp.take_along_axis(own_BAD, at_BT[..., None], axis=1)
     audio_BTD = audio_BTD.astype(embed_BTD.dtype)
     return jnp.where((audio_index_BT >= 0)[..., None], audio_BTD, embed_BTD)
 
@@ -160,16 +168,32 @@ def _splice(params, enc_BAE, config: Config):
 
 def _hidden(params, batch: Batch, config: Config):
   splice = _splice(params, batch.enc_BAE, config)(batch.audio_index_BT)
-  time = batch.tokens_BT.shape[1]
-  pos_BT = jnp.broadcast_to(jnp.arange(time), batch.tokens_BT.shape)
   hidden_BTD, head, _ = decoder_lib.Decoder(config.decoder).apply(
     {"params": params["decoder"]},
     batch.tokens_BT,
     splice,
-    pos_BT,
-    valid_BT=batch.valid_BT,
+    positions(batch),
+    segment_BT=segments(batch),
   )
   return hidden_BTD, head
+
+
+def segments(batch: Batch):
+  """segment_BT of a batch, packed or not: 0 where there is no token."""
+  if batch.segment_BT is None:
+    return batch.valid_BT.astype(jnp.int32)
+  return batch.segment_BT
+
+
+def positions(batch: Batch):
+  """pos_BT, counted from the first column of each column's own example."""
+  at_T = jnp.arange(batch.tokens_BT.shape[1])
+  if batch.segment_BT is None:
+    return jnp.broadcast_to(at_T, batch.tokens_BT.shape)
+  segment_BT = batch.segment_BT
+  new_BT = segment_BT != jnp.roll(segment_BT, 1, axis=1)
+  start_BT = jnp.where(new_BT.at[:, 0].set(True), at_T, 0)
+  return at_T - jax.lax.cummax(start_BT, axis=1)
 
 
 def apply(params, batch: Batch, at_BS=None, *, config: Config):
@@ -177,10 +201,20 @@ def apply(params, batch: Batch, at_BS=None, *, config: Config):
 
   With `at_BS` the head reads those columns alone: logits_BSV.
   """
+  hidden_BTD, head = states(params, batch, at_BS, config=config)
+  return decoder_lib.logits(hidden_BTD, head, config.decoder)
+
+
+def states(params, batch: Batch, at_BS=None, *, config: Config):
+  """(hidden_BTD, head) that `apply` makes its logits of.
+
+  For `logprobs.head_logprobs`, which needs no logits: head_DV, or embed_VD
+  where config.decoder.tied.
+  """
   hidden_BTD, head = _hidden(params, batch, config)
   if at_BS is not None:
     hidden_BTD = layers.columns(hidden_BTD, at_BS)
-  return decoder_lib.logits(hidden_BTD, head, config.decoder)
+  return hidden_BTD, head
 
 
 def _before(params, prompts: Batch, token_BT, config: Config):
@@ -189,7 +223,7 @@ def _before(params, prompts: Batch, token_BT, config: Config):
     {"params": params["decoder"]},
     prompts.tokens_BT,
     splice,
-    valid_BT=prompts.valid_BT,
+    segment_BT=segments(prompts),
     next_BS=token_BT,
   )
   return hidden_BTD, head

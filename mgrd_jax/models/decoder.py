@@ -17,6 +17,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mgrd_jax import sharding
 from mgrd_jax.kernels import attention as attention_op
@@ -25,7 +26,12 @@ from mgrd_jax.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Sizes; `tied`: the head is the embedding; `context`: most positions."""
+  """Sizes; `tied`: the head is the embedding; `context`: most positions.
+
+  How it is run, which changes no result: `remat` names what a backward pass
+  makes once more (`REMAT`), `attention` an implementation of training's
+  attention, the first that fits by default.
+  """
 
   vocab: int
   width: int
@@ -38,6 +44,35 @@ class DecoderConfig:
   eps: float = 1e-6
   tied: bool = False
   context: int = 65536
+  remat: str = "none"
+  attention: str | None = None
+
+
+# What a layer keeps for its backward pass: all of it; its matrix products,
+# and the attention's; the attention's result alone; its input alone.
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names("attention"),
+  ),
+  "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(step, name: str):
+  """A scan's step whose backward pass keeps what REMAT[name] says.
+
+  Raises:
+    ValueError: there is no such policy.
+  """
+  if name not in REMAT:
+    raise ValueError(f"unknown remat policy {name!r}; have {sorted(REMAT)}")
+  if name == "none":
+    return step
+  # The scan already keeps XLA from merging the two computations.
+  return jax.checkpoint(step, policy=REMAT[name], prevent_cse=False)
 
 
 @jax.tree_util.register_dataclass
@@ -61,12 +96,13 @@ def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype) -> KVCache:
 
 
 def block(
-  x_BTD, w, pos_BT, mask_BTS, config, *, cache_kv=None, prompt_kv=None
+  x_BTD, w, pos_BT, attend, config, *, cache_kv=None, prompt_kv=None
 ):
   """One decoder layer, and the keys and values that it wrote.
 
-  With `cache_kv` it writes them at pos_BT and reads all of the cache; with
-  `prompt_kv` it reads the prompt's before its own.
+  `attend` is the attention op, bound to what each query may read.  With
+  `cache_kv` the layer writes its keys at pos_BT and reads all of the cache;
+  with `prompt_kv` it reads the prompt's before its own.
   """
   c = config
   x_BTD = sharding.constrain(x_BTD, "BTD")
@@ -87,11 +123,15 @@ def block(
     kv = (k_BKHS, v_BKSH)
     k = jnp.einsum("BKHS->BSKH", k_BKHS)
     v = jnp.einsum("BKSH->BSKH", v_BKSH)
-  y = attention_op.attention(q, k, v, mask_BTS)
+  y = checkpoint_name(attend(q, k, v), "attention")
   x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", y, w["out_NHD"])
   y = layers.rms_norm(x_BTD, w["mlp_norm_D"], eps=c.eps)
   y = layers.swiglu(y, w["gate_DF"], w["up_DF"], w["down_FD"])
   return x_BTD + y, kv
+
+
+def _masked(mask_BTS):
+  return functools.partial(attention_op.attention, mask_BTS=mask_BTS)
 
 
 def continuations(x_BTD, next_BSD, w, valid_BT, config):
@@ -118,16 +158,17 @@ def continuations(x_BTD, next_BSD, w, valid_BT, config):
   # A key is read from its position on; padding stands behind them all.
   key_BT = jnp.where(valid_BT, pos_BT, time + window)
   key_BS = jnp.concatenate([fork(key_BT), next_BS], axis=1)
-  mask_BTS = key_BT[:, None] <= pos_BT[..., None]
-  next_mask_BTS = key_BS[:, None] <= next_BS[..., None]
+  attend = _masked(key_BT[:, None] <= pos_BT[..., None])
+  attend_next = _masked(key_BS[:, None] <= next_BS[..., None])
 
   def step(carry, w):
     x, after = carry
-    x, kv = block(x, w, pos_BT, mask_BTS, config)
+    x, kv = block(x, w, pos_BT, attend, config)
     kv = jax.tree.map(fork, kv)
-    after, _ = block(after, w, next_BS, next_mask_BTS, config, prompt_kv=kv)
+    after, _ = block(after, w, next_BS, attend_next, config, prompt_kv=kv)
     return (x, after), None
 
+  step = rematerialised(step, config.remat)
   (x_BTD, next_BSD), _ = jax.lax.scan(step, (x_BTD, next_BSD), w)
   last_BSD = layers.columns(x_BTD, len_B1 - 1)
   return jnp.concatenate([fork(last_BSD), next_BSD], axis=1)
@@ -210,7 +251,7 @@ class Decoder(nn.Module):
     splice,
     pos_BT=None,
     *,
-    valid_BT=None,
+    segment_BT=None,
     next_BS=None,
     cache=None,
     stack=None,
@@ -222,9 +263,10 @@ class Decoder(nn.Module):
       splice: function embed_BTD -> embed_BTD that puts audio in.
       pos_BT: positions; with a cache also the slots that are written.
         A position past the last slot writes nothing.
-      valid_BT: keys that may be read; without a cache only.
+      segment_BT: which example of its row a column belongs to, 0 for none;
+        a query reads the keys of its own before it.  Without a cache only.
       next_BS: ids of continuations of the rows, as `continuations` takes
-        them; with `valid_BT`, and without a cache and `pos_BT`.
+        them; with `segment_BT`, and without a cache and `pos_BT`.
       cache: KVCache, or None for the whole-sequence program.
       stack: the "layers" of `unstack`, with a cache only; by default the
         stacked parameters.
@@ -246,24 +288,28 @@ class Decoder(nn.Module):
     if next_BS is not None:
       # Nothing follows the last token.
       after = layers.take(embed_VD, next_BS[:, :-1])
-      x = continuations(x, after, w, valid_BT, c)
+      x = continuations(x, after, w, segment_BT > 0, c)
     elif cache is None:
-      time = tokens_BT.shape[1]
-      causal = jnp.tril(jnp.ones((time, time), bool))[None]
-      mask_BTS = causal if valid_BT is None else causal & valid_BT[:, None]
+      if segment_BT is None:
+        segment_BT = jnp.ones_like(tokens_BT)
+      attend = functools.partial(
+        attention_op.causal,
+        segment_BT=segment_BT,
+        implementation=c.attention,
+      )
 
       def step(x, w):
-        return block(x, w, pos_BT, mask_BTS, c)[0], None
+        return block(x, w, pos_BT, attend, c)[0], None
 
-      x, _ = jax.lax.scan(step, x, w)
+      x, _ = jax.lax.scan(rematerialised(step, c.remat), x, w)
     else:
       slots = cache.k_BKHS[0].shape[3]
-      mask_BTS = jnp.arange(slots) <= pos_BT[..., None]
+      attend = _masked(jnp.arange(slots) <= pos_BT[..., None])
       buffers = []
       for i in range(c.layers):
         layer = stack[i] if stack else jax.tree.map(lambda a, i=i: a[i], w)
         kv = (cache.k_BKHS[i], cache.v_BKSH[i])
-        x, kv = block(x, layer, pos_BT, mask_BTS, c, cache_kv=kv)
+        x, kv = block(x, layer, pos_BT, attend, c, cache_kv=kv)
         buffers.append(kv)
       keys, values = zip(*buffers, strict=True)
       cache = KVCache(k_BKHS=keys, v_BKSH=values)
