@@ -62,47 +62,97 @@ def shape_of(items: Sequence[Item], *, multiple: int = 8, width: int) -> Shape:
 
 
 def collate(items: Sequence[Item], shape: Shape, rows: int = 0) -> Batch:
-  """Places items into a Batch; rows past the last item are empty.
+  """Places each item into a row of its own; rows past the last are empty.
 
   Raises:
     ValueError: an item does not fit; a row is never cut, because a cut could
       go through an audio span.  Or its clips are not those of its spans.
   """
-  rows = rows or len(items)
-  T, C = shape.time, shape.clips
-  tokens_BT = np.zeros((rows, T), np.int32)
-  valid_BT = np.zeros((rows, T), bool)
-  loss_mask_BT = np.zeros((rows, T), bool)
-  audio_index_BT = np.full((rows, T), -1, np.int32)
-  enc_BAE = np.zeros((rows * C, shape.frames, shape.width), np.float32)
+  arrays = _empty(shape, rows or len(items))
   for b, item in enumerate(items):
-    length = len(item.row.tokens)
-    if length > T:
-      raise ValueError(
-        f"a row of {length} tokens does not fit {T} columns; "
-        "raise the sequence length or shorten the question"
+    _place(arrays, item, shape, row=b)
+  del arrays["segment_BT"]
+  return Batch(**arrays)
+
+
+def collate_packed(
+  groups: Sequence[Sequence[Item]], shape: Shape, rows: int = 0
+) -> Batch:
+  """Places each group of items into one row, one behind the other.
+
+  Their columns are numbered in `segment_BT`; `shape.clips` is of a row.
+
+  Raises:
+    ValueError: as `collate`, of a group.
+  """
+  arrays = _empty(shape, rows or len(groups))
+  for b, group in enumerate(groups):
+    column = clip = 0
+    for segment, item in enumerate(group, start=1):
+      _place(
+        arrays, item, shape, row=b, column=column, clip=clip, segment=segment
       )
-    if len(item.enc) != len(item.row.spans):
+      column, clip = column + len(item.row.tokens), clip + len(item.enc)
+  return Batch(**arrays)
+
+
+def _empty(shape: Shape, rows: int) -> dict[str, np.ndarray]:
+  """The arrays of a Batch without a token."""
+  T = shape.time
+  return {
+    "tokens_BT": np.zeros((rows, T), np.int32),
+    "valid_BT": np.zeros((rows, T), bool),
+    "loss_mask_BT": np.zeros((rows, T), bool),
+    "audio_index_BT": np.full((rows, T), -1, np.int32),
+    "enc_BAE": np.zeros(
+      (rows * shape.clips, shape.frames, shape.width), np.float32
+    ),
+    "segment_BT": np.zeros((rows, T), np.int32),
+  }
+
+
+def _place(
+  arrays: dict[str, np.ndarray],
+  item: Item,
+  shape: Shape,
+  *,
+  row: int,
+  column: int = 0,
+  clip: int = 0,
+  segment: int = 1,
+) -> None:
+  """Writes an item into a row from `column` on, its clips from `clip` on."""
+  length = len(item.row.tokens)
+  if column + length > shape.time:
+    raise ValueError(
+      f"a row of {column + length} tokens does not fit {shape.time} columns; "
+      "raise the sequence length or shorten the question"
+    )
+  if len(item.enc) != len(item.row.spans):
+    raise ValueError(
+      f"a row with {len(item.row.spans)} audio spans has "
+      f"{len(item.enc)} clips"
+    )
+  at = row, slice(column, column + length)
+  arrays["tokens_BT"][at] = item.row.tokens
+  arrays["valid_BT"][at] = True
+  arrays["loss_mask_BT"][at] = item.row.loss
+  arrays["segment_BT"][at] = segment
+  for c, enc_AE in enumerate(item.enc, start=clip):
+    if c >= shape.clips or len(enc_AE) > shape.frames:
       raise ValueError(
-        f"a row with {len(item.row.spans)} audio spans has "
-        f"{len(item.enc)} clips"
+        f"clip {c} of {len(enc_AE)} frames does not fit "
+        f"{shape.clips} clips of {shape.frames}"
       )
-    tokens_BT[b, :length] = item.row.tokens
-    valid_BT[b, :length] = True
-    loss_mask_BT[b, :length] = item.row.loss
-    for c, enc_AE in enumerate(item.enc):
-      if c >= C or len(enc_AE) > shape.frames:
-        raise ValueError(
-          f"clip {c} of {len(enc_AE)} frames does not fit "
-          f"{C} clips of {shape.frames}"
-        )
-      slot = b * C + c
-      enc_BAE[slot, : len(enc_AE)] = enc_AE
-      start, count = item.row.spans[c]
-      if count > shape.tokens_of(len(enc_AE)):
-        raise ValueError(
-          f"clip {c} of {len(enc_AE)} frames has no {count} audio tokens"
-        )
-      base = slot * shape.adapter_frames
-      audio_index_BT[b, start : start + count] = base + np.arange(count)
-  return Batch(tokens_BT, valid_BT, loss_mask_BT, audio_index_BT, enc_BAE)
+    slot = row * shape.clips + c
+    arrays["enc_BAE"][slot, : len(enc_AE)] = enc_AE
+    start, count = item.row.spans[c - clip]
+    if count > shape.tokens_of(len(enc_AE)):
+      raise ValueError(
+        f"clip {c} of {len(enc_AE)} frames has no {count} audio tokens"
+      )
+    first = column + start
+    base = slot * shape.adapter_frames
+    arrays["audio_index_BT"][row, first : first + count] = (
+      base + np.arange(count)
+    )
