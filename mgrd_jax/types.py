@@ -36,8 +36,8 @@ class Batch:
   `enc_BAE` holds the frozen encoder's states (25 Hz) of the batch's clips,
   clip by clip; its leading axis counts clips, not rows.  `audio_index_BT`
   is the flat index (clip * A' + frame) into the adapter's 12.5 Hz output
-  that stands at a position, or -1 where the position is text.  Clips lie row
-  by row, as many to each row; a batch without audio has zero.
+  that stands at a position, or -1 where the position is text.  A batch
+  without audio has zero clips.
 
   Where several examples are packed into a row, `segment_BT` numbers their
   columns from 1, 0 being padding; None is one example a row.

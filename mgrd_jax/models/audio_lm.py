@@ -145,21 +145,16 @@ def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):
 def _splice(params, enc_BAE, config: Config):
   """audio_index_BT -> a function that puts audio in place of placeholders.
 
-  The adapter runs here, once.  Rows have as many clips each, so a row reads
-  its own alone: where rows are split over devices, no clip moves.
+  The adapter runs here, once.
   """
   if enc_BAE.shape[0] == 0:
     return lambda audio_index_BT: lambda x: x
   module = adapter_lib.Adapter(config.adapter)
   audio_BAD = module.apply({"params": params["adapter"]}, enc_BAE)
-  width = audio_BAD.shape[-1]
+  flat_AD = audio_BAD.reshape(-1, audio_BAD.shape[-1])
 
   def splice(audio_index_BT, embed_BTD):
-    rows = len(audio_index_BT)
-    own_BAD = audio_BAD.reshape(rows, -1, width)
-    first_B1 = jnp.arange(rows)[:, None] * own_BAD.shape[1]
-    at_BT = jnp.maximum(audio_index_BT - first_B1, 0)
-    audio_BTD = jnp.take_along_axis(own_BAD, at_BT[..., None], axis=1)
+    audio_BTD = flat_AD[jnp.maximum(audio_index_BT, 0)]
     audio_BTD = audio_BTD.astype(embed_BTD.dtype)
     return jnp.where((audio_index_BT >= 0)[..., None], audio_BTD, embed_BTD)
 

@@ -29,14 +29,15 @@ def on_mesh(tmp_path, family, config, shape):
   if jax.device_count() != 8:
     pytest.skip("needs eight devices")
   shardings = sharding.shardings(
-    sharding.make_mesh(shape), audio_lm.abstract(config)
+    sharding.make_mesh(**shape), audio_lm.abstract(config)
   )
   family_json = checkpoints.FAMILIES[family]
   return checkpoints.write(tmp_path / "in", family_json), shardings
 
 
 def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
-  folder, shardings = on_mesh(tmp_path, family, config, (2, 2, 2))
+  mesh = dict(data=2, fsdp=2, tensor=2)
+  folder, shardings = on_mesh(tmp_path, family, config, mesh)
   alone = convert.load(folder, config)
   wide = convert.load(folder, config, dtype="float32", shardings=shardings)
   spread = convert.load(folder, config, shardings=shardings)
@@ -53,7 +54,8 @@ def test_eight_devices_are_given_what_one_is(tmp_path, family, config):
 
 
 def test_layers_of_their_own_lie_as_their_stack_did(tmp_path, family, config):
-  folder, shardings = on_mesh(tmp_path, family, config, (1, 4, 2))
+  mesh = dict(fsdp=4, tensor=2)
+  folder, shardings = on_mesh(tmp_path, family, config, mesh)
   params = convert.load(folder, config, shardings=shardings)
   stacks = {
     name: (np.asarray(leaf), leaf.sharding)
