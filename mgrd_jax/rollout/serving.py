@@ -32,19 +32,23 @@ def penalise(
 def nucleus(logits_BV: Float[Array, "B V"], top_p: float):
   """Keeps the likeliest ids whose probabilities first reach `top_p`.
 
-  The rest is -inf.  Holtzman et al. 2020, https://arxiv.org/abs/1904.09751.
+  The rest is -inf; of equally likely ids no more are kept than are needed, the
+  later ones.  Holtzman et al. 2020, https://arxiv.org/abs/1904.09751.
   """
+  order_BV = jnp.argsort(logits_BV, axis=-1)
   prob_BV = jax.nn.softmax(logits_BV, axis=-1)
-  sorted_BV = jnp.sort(prob_BV, axis=-1, descending=True)
-  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
-  floor_B1 = jnp.min(
-    jnp.where(before_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True
+  prob_BV = jnp.take_along_axis(prob_BV, order_BV, axis=-1)
+  # What goes are the least likely, while all that goes is 1 - top_p at most.
+  keep_BV = jnp.cumsum(prob_BV, axis=-1) > 1 - top_p
+  keep_BV = keep_BV.at[:, -1].set(True)
+  keep_BV = jnp.put_along_axis(
+    jnp.zeros_like(keep_BV), order_BV, keep_BV, axis=-1, inplace=False
   )
-  return jnp.where(prob_BV >= floor_B1, logits_BV, -jnp.inf)
+  return jnp.where(keep_BV, logits_BV, -jnp.inf)
 
 
 def likeliest(logits_BV: Float[Array, "B V"], top_k: int):
-  """Keeps the `top_k` likeliest ids; the rest is -inf."""
+  """Keeps the `top_k` likeliest ids and their equals; the rest is -inf."""
   floor_B1 = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
   return jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
 
@@ -134,14 +138,15 @@ def stream(
     state: of `engine.start`, one row.
     slots: positions of its cache.
     advance: (state) -> state, `steps` tokens further, compiled.
-    grow: (state, slots) -> state with a larger cache, compiled.
+    grow: (state, slots) -> state with a larger cache, compiled; never larger
+      than the prompt and the longest response.
     steps: tokens between two looks.
   """
   longest = state["token_BT"].shape[1]
   begin, said = int(state["start_B"][0]), 0
   while not bool(state["stopped_B"][0]) and said < longest:
-    if begin + said + steps > slots:
-      slots = max(slots + BLOCK, slots * 3 // 2)
+    if begin + min(said + steps, longest) > slots:
+      slots = min(max(slots + BLOCK, slots * 3 // 2), begin + longest)
       state = grow(state, slots)
     state = advance(state)
     now = int(state["len_B"][0])

@@ -97,35 +97,61 @@ def test_a_cache_grows_by_zeros_at_the_end_of_its_slots():
   np.testing.assert_array_equal(got.v_BHS[0, 0], [1, 1, 1, 0, 0])
 
 
-def test_a_stream_looks_in_steps_and_grows_before_it_is_full():
-  """Counts instead of a model: token n of a response is n."""
-  sizes = []
+def streamed(columns, last, slots):
+  """Counts instead of a model: token n of a response is n.
 
-  def fresh():
-    return {
-      "start_B": np.array([3]),
-      "token_BT": np.zeros((1, 10), np.int32),
-      "len_B": np.array([0]),
-      "stopped_B": np.array([False]),
-      "slots": 4,
-    }
+  Returns:
+    What each look brought, and the sizes that the cache grew to.
+  """
+  sizes = []
+  fresh = {
+    "start_B": np.array([3]),
+    "token_BT": np.zeros((1, columns), np.int32),
+    "len_B": np.array([0]),
+    "stopped_B": np.array([False]),
+    "slots": slots,
+  }
 
   def advance(s):
-    n = min(int(s["len_B"][0]) + 2, 7)
+    n = min(int(s["len_B"][0]) + 2, last, columns)
     assert 3 + n <= s["slots"]
-    token_BT = np.array([[*range(n), *[0] * (10 - n)]])
+    token_BT = np.array([[*range(n), *[0] * (columns - n)]])
     return s | {
       "token_BT": token_BT,
       "len_B": np.array([n]),
-      "stopped_B": np.array([n == 7]),
+      "stopped_B": np.array([n == last]),
     }
 
   def grow(s, slots):
     sizes.append(slots)
     return s | {"slots": slots}
 
-  got = list(
-    serving.stream(fresh(), slots=4, advance=advance, grow=grow, steps=2)
+  looks = serving.stream(
+    fresh, slots=slots, advance=advance, grow=grow, steps=2
   )
-  assert got == [[0, 1], [2, 3], [4, 5], [6]]
+  return list(looks), sizes
+
+
+def test_a_stream_looks_in_steps_and_grows_before_it_is_full():
+  looks, sizes = streamed(columns=2000, last=7, slots=4)
+  assert looks == [[0, 1], [2, 3], [4, 5], [6]]
   assert sizes == [4 + serving.BLOCK]
+  _, sizes = streamed(columns=2000, last=600, slots=300)
+  assert sizes == [300 + serving.BLOCK, (300 + serving.BLOCK) * 3 // 2]
+
+
+def test_a_cache_grows_no_larger_than_the_longest_response():
+  # Three of the prompt and ten more; what just fits does not grow at all.
+  assert streamed(columns=10, last=99, slots=4)[1] == [13]
+  looks, sizes = streamed(columns=9, last=99, slots=12)
+  assert looks[-1] == [8] and sizes == []
+
+
+def test_of_equally_likely_ids_the_later_are_in_the_nucleus():
+  logits_BV = jnp.asarray([[1.0, 2.0, 2.0, 2.0, 0.0], [0.0] * 5])
+  # An equal one holds 0.29 of the mass, and 0.2.
+  kept = np.isfinite(np.asarray(serving.nucleus(logits_BV, 0.39)))
+  assert kept.tolist() == [
+    [False, False, True, True, False],
+    [False, False, False, True, True],
+  ]
