@@ -1,11 +1,10 @@
 """Sizes of a model, and their reading from a released `config.json`.
 
-    config.json {model_type: step_audio_2 | qwen2_audio} -> Config
+    config.json {model_type: step_audio_2 | qwen2_audio | ...} -> Config
 
 Step-Audio writes every size into its file, and one that is missing is an
-error.  Qwen2-Audio's `text_config` leaves out what equals the defaults of the
-format it names (`qwen2`), so those defaults, and only those, are part of
-reading it.
+error.  Qwen2-Audio's leaves out what equals the defaults of the classes of
+transformers that read it, so those defaults are part of reading it.
 """
 
 import dataclasses
@@ -17,10 +16,14 @@ from collections.abc import Callable, Mapping
 from mgrd_jax.models.adapter import AdapterConfig
 from mgrd_jax.models.audio_encoder import EncoderConfig
 from mgrd_jax.models.decoder import DecoderConfig
+from mgrd_jax.text import families
 
 STEP_AUDIO, QWEN2_AUDIO = "step-audio", "qwen2-audio"
-FAMILY = {"step_audio_2": STEP_AUDIO, "qwen2_audio": QWEN2_AUDIO}
-PATCH_ID = {STEP_AUDIO: 151690, QWEN2_AUDIO: 151646}
+FAMILY = {
+  "step_audio_2": STEP_AUDIO,
+  "step_audio_qwen2": STEP_AUDIO,  # the publisher's own file of the 32B model
+  "qwen2_audio": QWEN2_AUDIO,
+}
 ADAPTER_HIDDEN = 2048  # written in Step-Audio's modelling code, not its file
 # A file is refused before a damaged size of it is allocated.
 MOST = 2**24
@@ -119,18 +122,31 @@ PUBLISHED: dict[str, dict] = {
     },
   },
 }
-_QWEN2_DEFAULTS = {
-  "hidden_size": 4096,
-  "intermediate_size": 22016,
-  "num_hidden_layers": 32,
-  "num_attention_heads": 32,
-  "num_key_value_heads": 32,
-  "vocab_size": 151936,
-  "rms_norm_eps": 1e-6,
-  "rope_theta": 10000.0,
-  "max_position_embeddings": 32768,
+# What a Qwen2-Audio file that lacks a field means by it: the defaults of
+# transformers' Qwen2Config and Qwen2AudioEncoderConfig.
+QWEN2_DEFAULTS = {
+  "text_config": {
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 32768,
+  },
+  "audio_config": {
+    "num_mel_bins": 128,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "d_model": 1280,
+    "activation_function": "gelu",
+    "scale_embedding": False,
+    "max_source_positions": 1500,
+  },
 }
-_QWEN2_AUDIO_DEFAULTS = PUBLISHED["qwen2-audio-7b"]["audio_config"]
 
 
 class _Fields:
@@ -142,14 +158,22 @@ class _Fields:
     self._values, self._name = values, name
     self._defaults = defaults or {}
 
+  def name(self, field: str) -> str:
+    """How a message names the field."""
+    return f"{self._name}.{field}" if self._name else field
+
   def get(self, field: str, default=None):
     found = self._values.get(field)
     return default if found is None else found
 
+  def spelt(self, *fields: str) -> str:
+    """Which of a field's names is there; the first where none is."""
+    return next((f for f in fields if self.get(f) is not None), fields[0])
+
   def number(self, field: str, kind=int, *, default=None):
     """The field as a positive number; `default` where it is absent."""
     found = self.get(field, self._defaults.get(field, default))
-    name = f"{self._name}.{field}" if self._name else field
+    name = self.name(field)
     if found is None:
       raise ValueError(f"{name}: missing; every size comes from this file")
     whole = _numeric(found) and (kind is float or found == int(found))
@@ -163,9 +187,12 @@ class _Fields:
     return kind(found)
 
   def require(self, field: str, allowed: tuple, why: str) -> None:
-    found = self._values.get(field, allowed[0])
+    """Refuses what is not `allowed`; a field may lack where None is."""
+    found = self.get(field, self._defaults.get(field))
+    if found is None and None not in allowed:
+      raise ValueError(f"{self.name(field)}: missing; give {allowed[0]!r}")
     if found not in allowed:
-      raise ValueError(f"{self._name}.{field}: {found!r} {why}")
+      raise ValueError(f"{self.name(field)}: {found!r} {why}")
 
 
 def _numeric(value) -> bool:
@@ -175,27 +202,29 @@ def _numeric(value) -> bool:
 
 def _decoder(text: _Fields) -> DecoderConfig:
   width, heads = text.number("hidden_size"), text.number("num_attention_heads")
-  kv_heads = text.number("num_key_value_heads")
+  kv_heads = text.number(
+    text.spelt("num_key_value_heads", "num_attention_groups")
+  )
   groups = text.get("num_attention_groups", kv_heads)
   if groups != kv_heads:
     raise ValueError(
-      f"text_config.num_attention_groups: {groups}, where "
+      f"{text.name('num_attention_groups')}: {groups}, where "
       f"num_key_value_heads is {kv_heads}; they are one number"
     )
   if heads % kv_heads:
     raise ValueError(
-      f"text_config.num_key_value_heads: {kv_heads} does not divide "
+      f"{text.name('num_key_value_heads')}: {kv_heads} does not divide "
       f"num_attention_heads {heads}"
     )
   head_dim = text.number("head_dim", default=max(1, width // heads))
   if text.get("head_dim") is None and width % heads:
     raise ValueError(
-      f"text_config.num_attention_heads: {heads} does not divide "
+      f"{text.name('num_attention_heads')}: {heads} does not divide "
       f"hidden_size {width}"
     )
   if head_dim % 2:
     raise ValueError(
-      f"text_config.head_dim: {head_dim} is odd; rotary positions pair its "
+      f"{text.name('head_dim')}: {head_dim} is odd; rotary positions pair its "
       "numbers"
     )
   text.require("hidden_act", ("silu", None), "is not SwiGLU's silu")
@@ -212,7 +241,7 @@ def _decoder(text: _Fields) -> DecoderConfig:
     rope_theta=_rope_theta(text),
     eps=text.number("rms_norm_eps", float),
     tied=bool(text.get("tie_word_embeddings", False)),
-    context=text.number("max_position_embeddings"),
+    context=text.number(text.spelt("max_position_embeddings", "max_seq_len")),
   )
 
 
@@ -220,15 +249,15 @@ def _rope_theta(text: _Fields) -> float:
   """θ, from `rope_theta` or from transformers 5's `rope_parameters`."""
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
   if not isinstance(rope, Mapping):
-    raise ValueError(f"text_config.rope_scaling: {rope!r} is not an object")
+    raise ValueError(f"{text.name('rope_scaling')}: {rope!r} is not an object")
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind != "default":
     raise ValueError(
-      f"text_config.rope_scaling: {kind!r} is not supported; plain rotary "
+      f"{text.name('rope_scaling')}: {kind!r} is not supported; plain rotary "
       "positions alone are"
     )
   if rope.get("rope_theta") is not None:
-    return _Fields(rope, "text_config.rope_parameters").number(
+    return _Fields(rope, text.name("rope_parameters")).number(
       "rope_theta", float
     )
   return text.number("rope_theta", float)
@@ -236,13 +265,17 @@ def _rope_theta(text: _Fields) -> float:
 
 def _step_audio(config: Mapping) -> Config:
   audio = _Fields(config.get("audio_encoder_config"), "audio_encoder_config")
-  decoder = _decoder(_Fields(config.get("text_config"), "text_config"))
+  # The publisher's own file has the text model's fields at its top.
+  top = _Fields(config, "")
+  flat = top.get("text_config") is None and top.get("hidden_size") is not None
+  text = top if flat else _Fields(top.get("text_config"), "text_config")
+  decoder = _decoder(text)
   audio.require("kernel_size", (3,), "is not the adapter's kernel of 3")
   audio.require("adapter_stride", (2,), "is not the adapter's stride of 2")
   if audio.number("llm_dim") != decoder.width:
     raise ValueError(
       f"audio_encoder_config.llm_dim: {audio.number('llm_dim')}, where "
-      f"text_config.hidden_size is {decoder.width}; they are one number"
+      f"{text.name('hidden_size')} is {decoder.width}; they are one number"
     )
   width = audio.number("n_audio_state")
   return Config(
@@ -261,32 +294,31 @@ def _step_audio(config: Mapping) -> Config:
     ),
     decoder=decoder,
     family=STEP_AUDIO,
-    patch_id=_patch_id(config, ("audio_token_id",), STEP_AUDIO, decoder),
+    patch_id=_patch_id(top, ("audio_token_id",), STEP_AUDIO, decoder),
   )
 
 
-def _patch_id(config, fields, family: str, decoder: DecoderConfig) -> int:
+def _patch_id(top: _Fields, fields, family: str, decoder) -> int:
   """The placeholder's id: of the first field that is there, or published."""
-  field = next((f for f in fields if config.get(f) is not None), fields[0])
-  found = _Fields(config, "").number(field, default=PATCH_ID[family])
+  field = top.spelt(*fields)
+  found = top.number(field, default=families.of(family).patch_id)
   if found >= decoder.vocab:
     raise ValueError(
-      f"{field}: {found} is no id, where text_config.vocab_size is "
-      f"{decoder.vocab}"
+      f"{field}: {found} is no id, where the vocabulary is {decoder.vocab}"
     )
   return found
 
 
 def _qwen2_audio(config: Mapping) -> Config:
-  audio = _Fields(
-    config.get("audio_config"), "audio_config", _QWEN2_AUDIO_DEFAULTS
+  audio, text = (
+    _Fields(config.get(name), name, QWEN2_DEFAULTS[name])
+    for name in ("audio_config", "text_config")
   )
-  decoder = _decoder(
-    _Fields(config.get("text_config"), "text_config", _QWEN2_DEFAULTS)
-  )
+  decoder = _decoder(text)
   audio.require("activation_function", ("gelu",), "is not the exact GELU")
   audio.require("scale_embedding", (False,), "is not supported")
   width = audio.number("d_model")
+  fields = "audio_token_index", "audio_token_id"
   return Config(
     encoder=EncoderConfig(
       mels=audio.number("num_mel_bins"),
@@ -300,16 +332,16 @@ def _qwen2_audio(config: Mapping) -> Config:
     adapter=AdapterConfig(width, 0, decoder.width, kind="linear"),
     decoder=decoder,
     family=QWEN2_AUDIO,
-    patch_id=_patch_id(
-      config, ("audio_token_index", "audio_token_id"), QWEN2_AUDIO, decoder
-    ),
+    patch_id=_patch_id(_Fields(config, ""), fields, QWEN2_AUDIO, decoder),
   )
 
 
 def _heads(audio: _Fields, field: str, width: int) -> int:
   heads = audio.number(field)
   if width % heads:
-    raise ValueError(f"{field}: {heads} does not divide the width {width}")
+    raise ValueError(
+      f"{audio.name(field)}: {heads} does not divide the width {width}"
+    )
   return heads
 
 
@@ -317,7 +349,7 @@ def from_json(config: Mapping) -> Config:
   """The sizes that a released `config.json` names.
 
   Args:
-    config: the parsed file, of `model_type` step_audio_2 or qwen2_audio.
+    config: the parsed file, of a `model_type` in `FAMILY`.
 
   Raises:
     ValueError: a model of another type, a missing or impossible field, or a

@@ -46,6 +46,11 @@ class Family:
     """What the templates write."""
     return self.begin, self.end, self.before, self.patch, self.after
 
+  @property
+  def patch_id(self) -> int:
+    """The published id of an audio token."""
+    return self.ids[self.patch]
+
 
 FAMILIES = {
   "step-audio": Family(
@@ -276,6 +281,9 @@ RELEASED = {
 def sampling(default: Sampling, folder=None) -> Sampling:
   """`default`, or what the folder's generation_config.json says instead.
 
+  Where it says to sample, the temperature, top_p and top_k that it leaves out
+  are transformers' defaults.
+
   Raises:
     ValueError: a broken generation_config.json; names the file and field.
   """
@@ -294,7 +302,7 @@ def sampling(default: Sampling, folder=None) -> Sampling:
     settings |= {
       "temperature": float(given.get("temperature", 1.0)),
       "top_p": float(given.get("top_p", 1.0)),
-      "top_k": given.get("top_k", 0),
+      "top_k": given.get("top_k", 50),
     }
   if "repetition_penalty" in given:
     settings["repetition_penalty"] = float(given["repetition_penalty"])

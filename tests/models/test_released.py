@@ -53,7 +53,12 @@ BAD = [
   ("text_config", "rope_parameters", {"rope_theta": "a"}, "rope_theta: 'a'"),
   ("text_config", "hidden_act", "gelu", "text_config.hidden_act: 'gelu'"),
   ("audio_encoder_config", "llm_dim", 41, "audio_encoder_config.llm_dim: 41"),
-  ("audio_encoder_config", "n_audio_head", 5, "n_audio_head: 5 does not"),
+  (
+    "audio_encoder_config",
+    "n_audio_head",
+    5,
+    "audio_encoder_config.n_audio_head: 5 does not",
+  ),
   ("audio_encoder_config", "adapter_stride", 4, "adapter_stride: 4"),
 ]
 
@@ -72,16 +77,70 @@ def test_a_field_that_cannot_be_is_named(
   assert text.startswith(str(tmp_path / "config.json"))
 
 
-def test_step_audio_has_no_defaults_and_qwen2_audio_those_of_its_format():
-  for field in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-    config = copy.deepcopy(checkpoints.STEP)
-    del config["text_config"][field]
-    with pytest.raises(ValueError, match=f"{field}: missing"):
-      released.from_json(config)
+SIZES = [
+  (part, field)
+  for part in ("text_config", "audio_encoder_config")
+  for field in checkpoints.STEP[part]
+  # Derived, written in code, one of two names, or no size.
+  if field
+  not in (
+    "head_dim",
+    "adapter_hidden",
+    "num_attention_groups",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+  )
+]
+
+
+@pytest.mark.parametrize("part, field", SIZES)
+def test_a_size_that_step_audio_leaves_out_is_missed(part, field):
+  config = copy.deepcopy(checkpoints.STEP)
+  del config[part][field]
+  with pytest.raises(ValueError, match=f"{part}.{field}: missing; "):
+    released.from_json(config)
+
+
+@pytest.mark.parametrize("part", ["text_config", "audio_config"])
+def test_qwen2_audio_leaves_out_what_its_classes_default_to(part):
   config = copy.deepcopy(checkpoints.QWEN2)
-  del config["text_config"]["hidden_size"]
-  config["text_config"]["head_dim"] = 8
-  assert released.from_json(config).decoder.width == 4096
+  config["text_config"] = {}
+  config["audio_config"] = {}
+  config["audio_token_index"] = 151646
+  found = released.from_json(config)
+  # The sizes of the two classes, which are those of no release together.
+  assert (found.decoder.width, found.decoder.ffn) == (4096, 22016)
+  assert (found.decoder.layers, found.decoder.eps) == (32, 1e-6)
+  assert (found.encoder.width, found.encoder.layers) == (1280, 32)
+  for field, value in released.QWEN2_DEFAULTS[part].items():
+    config[part][field] = value
+  assert released.from_json(config) == found
+
+
+def flat(config):
+  """The same with the text model's fields at the top."""
+  rest = {k: v for k, v in config.items() if k != "text_config"}
+  return rest | config["text_config"] | {"model_type": "step_audio_qwen2"}
+
+
+def test_the_publishers_own_file_has_the_text_fields_at_its_top(tmp_path):
+  own = flat(checkpoints.STEP) | {"torch_dtype": "bfloat16"}
+  want = released.from_json(checkpoints.STEP)
+  assert released.from_json(own) == want
+  # Its names of the groups and of the context.
+  own["max_seq_len"] = own.pop("max_position_embeddings")
+  del own["num_key_value_heads"]
+  (tmp_path / "config.json").write_text(json.dumps(own))
+  assert released.read(tmp_path) == want
+  assert released.dtype(tmp_path) == "bfloat16"
+  # A field that is amiss has no part's name before it.
+  del own["num_attention_heads"]
+  with pytest.raises(ValueError, match="^num_attention_heads: missing"):
+    released.from_json(own)
+  with pytest.raises(ValueError, match="llm_dim: 40, where hidden_size is 41"):
+    released.from_json(flat(checkpoints.STEP) | {"hidden_size": 41})
+  nested = checkpoints.STEP | {"model_type": "step_audio_qwen2"}
+  assert released.from_json(nested) == want
 
 
 def test_theta_is_read_where_transformers_5_writes_it():

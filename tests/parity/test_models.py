@@ -49,6 +49,17 @@ def test_the_references_are_the_classes_of_transformers(folder_of):
   assert type(step.decoder) is transformers.Qwen2ForCausalLM
 
 
+def test_what_a_file_leaves_out_is_what_the_classes_default_to():
+  classes = {
+    "text_config": transformers.Qwen2Config(),
+    "audio_config": transformers.Qwen2AudioEncoderConfig(),
+  }
+  for part, fields in released.QWEN2_DEFAULTS.items():
+    found = classes[part].to_dict()
+    found |= found.get("rope_parameters") or {}
+    assert fields == {name: found[name] for name in fields}
+
+
 def test_a_checkpoint_that_transformers_saved_in_shards_is_read(
   folder_of, golden_of, tmp_path
 ):

@@ -173,7 +173,11 @@ DEFAULT = families.Sampling(0.7, 0.9, 1.05, 64)
       {"do_sample": True, "temperature": 0.6, "top_p": 0.5, "top_k": 20},
       families.Sampling(0.6, 0.5, 1.05, 64, top_k=20),
     ),
-    ({"do_sample": True}, families.Sampling(1.0, 1.0, 1.05, 64)),
+    ({"do_sample": True}, families.Sampling(1.0, 1.0, 1.05, 64, top_k=50)),
+    (
+      {"do_sample": True, "top_k": 0},
+      families.Sampling(1.0, 1.0, 1.05, 64, top_k=0),
+    ),
     (
       {"repetition_penalty": 1, "max_new_tokens": 9, "temperature": None},
       families.Sampling(0.7, 0.9, 1.0, 9),
