@@ -133,3 +133,15 @@ def test_bfloat16_is_summed_in_float32(scale):
   np.testing.assert_allclose(
     jnp.float32(out_BTNH), RUN(*wide, mask_BTS), atol=2**-7, rtol=2**-7
   )
+
+
+def test_bfloat16_queries_are_scaled_in_float32():
+  # Heads of 24: their scale is no power of two, and rounds whom it multiplies.
+  rng = np.random.default_rng(0)
+  draw = lambda: jnp.asarray(rng.normal(size=(1, 9, 2, 24)), jnp.bfloat16)
+  q, k, v_BSKH = draw(), draw(), draw().astype(jnp.float32)
+  mask_BTS = jnp.ones((1, 1, 9), bool)
+  run = jax.jit(reference.attention)
+  # Products of bfloat16 numbers are float32 ones to the last bit.
+  wide = run(q.astype(jnp.float32), k.astype(jnp.float32), v_BSKH, mask_BTS)
+  np.testing.assert_allclose(run(q, k, v_BSKH, mask_BTS), wide, atol=2e-6)
