@@ -149,12 +149,12 @@ def _up(n: int, multiple: int) -> int:
 
 def _hear(encoder_params, wave_BW, len_B, *, model, own):
   """Waves -> the encoder's states, as training read them."""
-  mel_BRM = audio_lm.log_mel(wave_BW, len_B, config=model)
-  if own:
-    # Training keeps its log-mels in half precision.
-    mel_BRM = mel_BRM.astype(jnp.float16).astype(jnp.float32)
-  mel_len_B = audio_lm.mel_len(len_B, config=model)
-  return audio_lm.encode(encoder_params, mel_BRM, mel_len_B, config=model)[0]
+  # Our own training keeps its log-mels in half precision.
+  mel_dtype = jnp.float16 if own else None
+  enc_BAE, _ = audio_lm.hear(
+    encoder_params, wave_BW, len_B, config=model, mel_dtype=mel_dtype
+  )
+  return enc_BAE
 
 
 def _start(params, batch, *, model, slots, max_new):
@@ -322,7 +322,7 @@ def _batch(listener: Listener, row: chat.Row, waves):
     clips=clips,
     frames=frames,
     width=encoder.width,
-    stride=1 if model.adapter.kind == "linear" else 2,
+    stride=audio_lm.stride(model),
   )
   enc_AE = np.broadcast_to(np.float32(0), (frames, encoder.width))
   batch = transforms.collate([transforms.Item(row, (enc_AE,) * clips)], shape)

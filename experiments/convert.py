@@ -30,7 +30,6 @@ import rich.table
 from experiments import command, files
 from experiments import precision as precision_lib
 from experiments import verify as verify_lib
-from mgrd_jax import sharding
 from mgrd_jax.audio import features, io
 from mgrd_jax.models import audio_lm, convert, released, shards
 from mgrd_jax.train import checkpoint
@@ -112,13 +111,7 @@ def verify(args: argparse.Namespace) -> int:
     raise InputError("--atol: give 0 or more")
   config = _config(args)
   reference = verify_lib.read(args.reference, config)
-  placed = None
-  if jax.device_count() > 1:
-    mesh = sharding.make_mesh()
-    placed = sharding.shardings(mesh, audio_lm.abstract(config))
-  params = convert.load(
-    args.checkpoint, config, dtype=args.dtype, shardings=placed
-  )
+  params = verify_lib.parameters(args.checkpoint, config, args.dtype)
   found = verify_lib.compare(params, config, reference)
   table = rich.table.Table(
     "stage", "row", "values", "largest difference", "where", "note",

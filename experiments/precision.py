@@ -6,19 +6,22 @@ Norms and softmaxes are in float32 in both (system of the decoder: RMSNorm's
 variance, attention's weights, logits); what differs is the rest.
 """
 
+import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from experiments import verify
 from mgrd_jax.audio import features
 from mgrd_jax.data import transforms
-from mgrd_jax.models import audio_lm, convert
+from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
 
 TEXT = 32  # ids before and behind the clip
-DTYPES = ("float32", "bfloat16")
+# Of the products, by the parameters' dtype: an accelerator may multiply float32
+# numbers in bfloat16 unless it is told otherwise.
+PRECISION = {"float32": "highest", "bfloat16": None}
 
 
 def chirp(seconds: float = 4.0) -> np.ndarray:
@@ -30,13 +33,9 @@ def chirp(seconds: float = 4.0) -> np.ndarray:
 
 
 def _logits(params, wave_BW, len_B, batch, *, config):
-  enc_BAE, _ = audio_lm.encode(
-    params["encoder"],
-    audio_lm.log_mel(wave_BW, len_B, config=config),
-    audio_lm.mel_len(len_B, config=config),
-    config=config,
-  )
-  return audio_lm.apply(params, batch(enc_BAE), config=config)[0]
+  enc_BAE, _ = audio_lm.hear(params["encoder"], wave_BW, len_B, config=config)
+  batch = dataclasses.replace(batch, enc_BAE=enc_BAE)
+  return audio_lm.apply(params, batch, config=config)[0]
 
 
 def _probe(config: audio_lm.Config, wave_W) -> chat.Row:
@@ -66,28 +65,18 @@ def compare(folder, config: audio_lm.Config, wave_W) -> dict[str, float]:
   """
   row = _probe(config, wave_W)
   frames = audio_lm.enc_frames(len(wave_W), config=config)
-  stride = 1 if config.adapter.kind == "linear" else 2
   shape = transforms.Shape(
-    len(row.tokens), 1, frames, config.encoder.width, stride
+    len(row.tokens), 1, frames, config.encoder.width, audio_lm.stride(config)
   )
   enc_AE = np.zeros((frames, config.encoder.width), np.float32)
-  plain = transforms.collate([transforms.Item(row, (enc_AE,))], shape)
-
-  def batch(enc_BAE):
-    return type(plain)(
-      plain.tokens_BT,
-      plain.valid_BT,
-      plain.loss_mask_BT,
-      plain.audio_index_BT,
-      enc_BAE,
-    )
-
-  program = jax.jit(functools.partial(_logits, batch=batch, config=config))
+  batch = transforms.collate([transforms.Item(row, (enc_AE,))], shape)
+  program = jax.jit(functools.partial(_logits, config=config))
   len_B = np.array([len(wave_W)], np.int32)
   out = {}
-  for dtype in DTYPES:
-    params = convert.load(folder, config, dtype=jnp.dtype(dtype))
-    logits_TV = program(params, np.asarray(wave_W)[None], len_B)
+  for dtype, precision in PRECISION.items():
+    params = verify.parameters(folder, config, dtype)
+    with jax.default_matmul_precision(precision):
+      logits_TV = program(params, np.asarray(wave_W)[None], len_B, batch)
     out[dtype] = np.asarray(logits_TV, np.float32)
     del params
   return _numbers(out["float32"], out["bfloat16"])

@@ -25,8 +25,9 @@ import zipfile
 import jax
 import numpy as np
 
+from mgrd_jax import sharding
 from mgrd_jax.audio import features
-from mgrd_jax.models import audio_lm
+from mgrd_jax.models import audio_lm, convert
 from mgrd_jax.types import Batch
 
 
@@ -251,6 +252,19 @@ def _logits(path, arrays, shape, vocab: int):
   return logits, ids
 
 
+def parameters(folder, config: audio_lm.Config, dtype) -> dict:
+  """A checkpoint's parameters, split over all devices.
+
+  Raises:
+    ConversionError: as `convert.load`.
+  """
+  placed = None
+  if jax.device_count() > 1:
+    mesh = sharding.make_mesh()
+    placed = sharding.shardings(mesh, audio_lm.abstract(config))
+  return convert.load(folder, config, dtype=dtype, shardings=placed)
+
+
 def compare(params, config: audio_lm.Config, ref: Reference):
   """Differences by stage and row: what of mel and lengths is given, logits."""
   with jax.default_matmul_precision("highest"):
@@ -266,22 +280,22 @@ def _hear(params, config, ref):
   wave_BW = np.zeros((len(len_B), len_B.max()), np.float32)
   for k, wave in enumerate(ref.waves):
     wave_BW[k, : len(wave)] = wave
-  log_mel = jax.jit(functools.partial(audio_lm.log_mel, config=config))
-  mel_BRM = log_mel(wave_BW, len_B)
-  mel_len_B = audio_lm.mel_len(len_B, config=config)
-  encode = jax.jit(functools.partial(audio_lm.encode, config=config))
-  enc_BAE, enc_len_B = encode(params["encoder"], mel_BRM, mel_len_B)
+  hear = jax.jit(functools.partial(audio_lm.hear, config=config))
+  enc_BAE, enc_len_B = hear(params["encoder"], wave_BW, len_B)
   found = []
-  for k, mel in ref.mels.items():
-    frames = features.mel_frames(len_B[k])
-    if config.encoder.fixed:
-      frames = mel_BRM.shape[1]
-    found.append(_mel_difference(ref, k, np.asarray(mel_BRM[k, :frames]), mel))
+  if ref.mels:
+    log_mel = jax.jit(functools.partial(audio_lm.log_mel, config=config))
+    mel_BRM = log_mel(wave_BW, len_B)
+    for k, mel in ref.mels.items():
+      # A clip's own frames; Qwen2-Audio's encoder hears all of them.
+      frames = features.mel_frames(len_B[k])
+      own_RM = mel_BRM[k] if config.encoder.fixed else mel_BRM[k, :frames]
+      found.append(_mel_difference(ref, k, np.asarray(own_RM), mel))
   if ref.feat_lens is not None:
     ours = {
       "placeholders": np.array(ref.counts),
       "encoder frames": np.asarray(enc_len_B),
-      "mel frames": np.asarray(mel_len_B),
+      "mel frames": np.asarray(audio_lm.mel_len(len_B, config=config)),
       "mel frames, the tail's too": features.mel_frames(len_B),
     }
     found += _length_differences(ref, ours)
@@ -320,9 +334,7 @@ def _length_differences(ref, ours: dict) -> list[Difference]:
 def _speak(params, config, ref: Reference, enc_BAE) -> list[Difference]:
   """Logits, a row at a time."""
   time = int(ref.mask_BT.sum(1).max())
-  frames = enc_BAE.shape[1]
-  if config.adapter.kind == "conv":
-    frames = features.adapter_frames(frames)
+  frames = -(-enc_BAE.shape[1] // audio_lm.stride(config))
   spoken = {part: params[part] for part in ("adapter", "decoder")}
   apply = jax.jit(functools.partial(audio_lm.apply, config=config))
   found = []

@@ -1,9 +1,10 @@
 """bfloat16 beside float32: how far the logits part, and by whose report."""
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import convert, precision
+from experiments import convert, precision, verify
 from mgrd_jax.models import released
 from tests.models import checkpoints
 
@@ -17,6 +18,15 @@ def test_the_two_precisions_are_near_and_not_the_same(family, tmp_path):
   assert 0.5 < found["same_top"] <= 1
   # An id is lost where its lead was within the difference.
   assert found["margin"] <= 2 * found["largest"]
+
+
+def test_what_is_compared_is_split_over_all_devices(tmp_path):
+  if jax.device_count() != 8:
+    pytest.skip("needs eight devices")
+  folder = checkpoints.write(tmp_path / "x", checkpoints.STEP)
+  params = verify.parameters(folder, released.read(folder), "bfloat16")
+  gate = params["decoder"]["gate_LDF"]
+  assert {s.data.size for s in gate.addressable_shards} == {gate.size // 8}
 
 
 def test_the_numbers_are_those_of_the_difference():

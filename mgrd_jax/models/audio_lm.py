@@ -116,6 +116,11 @@ def convention(config: Config) -> str:
   return "hf" if config.encoder.tail else "vllm"
 
 
+def stride(config: Config) -> int:
+  """How many of the encoder's 25 Hz states an audio token covers."""
+  return 1 if config.adapter.kind == "linear" else 2
+
+
 def enc_frames(samples: int, *, config: Config) -> int:
   """Frames A of the states of clips that are padded to `samples`."""
   if config.encoder.fixed:
@@ -140,6 +145,19 @@ def encode(encoder_params, mel_BRM, mel_len_B, *, config: Config):
   """mel_BRM -> (enc_BAE, enc_len_B); the frozen half."""
   module = audio_encoder.Encoder(config.encoder)
   return module.apply({"params": encoder_params}, mel_BRM, mel_len_B)
+
+
+def hear(encoder_params, wave_BW, len_B, *, config: Config, mel_dtype=None):
+  """wave_BW -> (enc_BAE, enc_len_B): log-mel, its valid length, encoder.
+
+  Args:
+    mel_dtype: what training kept its log-mels in, if that rounds them.
+  """
+  mel_BRM = log_mel(wave_BW, len_B, config=config)
+  if mel_dtype is not None:
+    mel_BRM = mel_BRM.astype(mel_dtype).astype(jnp.float32)
+  mel_len_B = mel_len(len_B, config=config)
+  return encode(encoder_params, mel_BRM, mel_len_B, config=config)
 
 
 def _splice(params, enc_BAE, config: Config):
