@@ -17,7 +17,7 @@ from mgrd_jax.models import shards
 from mgrd_jax.models.names import Row
 from mgrd_jax.models.shards import Tensor
 
-_PIECE = 64 << 20  # bytes that one thread takes at a time
+_PIECE = 16 << 20  # bytes that one thread takes at a time
 _LINES, _COLUMNS, _PAD = 256, 1024, 32  # of a tile, and what parts its lines
 
 

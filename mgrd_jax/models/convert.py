@@ -5,7 +5,8 @@
     params --cut, transpose back--> folder, byte for byte what was read
 
 A load holds the result, and where the devices have memories of their own one
-stacked leaf besides; an export holds the parameters and a piece of a tensor.
+leaf besides: a stack of layers, or one tensor where each layer has leaves of
+its own.  An export holds the parameters and a piece of a tensor.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 import safetensors
 
+from mgrd_jax import sharding
 from mgrd_jax.models import assemble, audio_lm, names, shards
 from mgrd_jax.models.names import Row
 from mgrd_jax.models.shards import ConversionError, Tensor
@@ -121,7 +123,14 @@ def _check_tied(source: Source) -> None:
     )
 
 
-def load(folder, config: audio_lm.Config, *, dtype=None, shardings=None):
+def load(
+  folder,
+  config: audio_lm.Config,
+  *,
+  dtype=None,
+  shardings=None,
+  unstacked: bool = False,
+) -> dict:
   """Parameters of the model from a checkpoint.
 
   Args:
@@ -132,6 +141,8 @@ def load(folder, config: audio_lm.Config, *, dtype=None, shardings=None):
     shardings: a tree of shardings, one a leaf; each device is given what it
       holds, and this process reads no layer or row that none of its devices
       holds.
+    unstacked: as `audio_lm.unstack` leaves them, without ever holding a stack
+      of the decoder's; `shardings` are those of the stacks all the same.
 
   Returns:
     {"encoder", "adapter", "decoder"}.
@@ -141,6 +152,7 @@ def load(folder, config: audio_lm.Config, *, dtype=None, shardings=None):
   """
   source = match(folder, config)
   params: dict = {row.part: {} for row in source.rows}
+  layers: list[dict] = [{} for _ in range(config.decoder.layers)]
   # The largest leaves first, while little of the result is held.
   rows = sorted(source.rows, key=lambda row: -math.prod(row.shape))
   with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -149,8 +161,16 @@ def load(folder, config: audio_lm.Config, *, dtype=None, shardings=None):
       kinds = {shards.DTYPES[tensor.dtype] for tensor in tensors}
       own = kinds.pop() if len(kinds) == 1 else np.float32
       placed = shardings and shardings[row.part][row.leaf]
-      leaf = assemble.leaf(row, tensors, dtype or own, placed, pool)
-      params[row.part][row.leaf] = jax.block_until_ready(leaf)
+      parts = [(row, tensors, params[row.part])]
+      if unstacked and row.part == "decoder" and row.stacked:
+        placed = placed and sharding.of_layer(placed)
+        each = zip(row.layers, tensors, layers, strict=True)
+        parts = [(alone, [tensor], home) for alone, tensor, home in each]
+      for part, held, home in parts:
+        leaf = assemble.leaf(part, held, dtype or own, placed, pool)
+        home[part.leaf] = jax.block_until_ready(leaf)
+  if unstacked:
+    params["decoder"]["layers"] = tuple(layers)
   return params
 
 

@@ -133,6 +133,15 @@ class Row:
     layers = self.block[0] if self.stacked else 1
     return [self.pattern.replace("{i}", str(i)) for i in range(layers)]
 
+  @property
+  def layers(self) -> list["Row"]:
+    """A row of its own for each layer of a stack: "q_DNH"."""
+    leaf = f"{self.stem}_{self.letters[1:]}"
+    alone = functools.partial(
+      dataclasses.replace, self, leaf=leaf, shape=self.shape[1:]
+    )
+    return [alone(pattern=name) for name in self.names]
+
   @functools.cached_property
   def block(self) -> tuple[int, ...]:
     """Shape of the tensors stacked on L, with no axis flattened."""

@@ -1,11 +1,15 @@
 """Leaves from tensors: on one device, on eight, and layer by layer."""
 
+import functools
+import json
+import math
+
 import jax
 import numpy as np
 import pytest
 
 from mgrd_jax import sharding
-from mgrd_jax.models import audio_lm, convert, released
+from mgrd_jax.models import assemble, audio_lm, convert, released
 from tests.models import checkpoints
 from tests.models.checkpoints import assert_equal
 
@@ -57,6 +61,7 @@ def test_layers_of_their_own_lie_as_their_stack_did(tmp_path, family, config):
   mesh = dict(fsdp=4, tensor=2)
   folder, shardings = on_mesh(tmp_path, family, config, mesh)
   params = convert.load(folder, config, shardings=shardings)
+  straight = convert.load(folder, config, shardings=shardings, unstacked=True)
   stacks = {
     name: (np.asarray(leaf), leaf.sharding)
     for name, leaf in params["decoder"].items()
@@ -71,3 +76,46 @@ def test_layers_of_their_own_lie_as_their_stack_did(tmp_path, family, config):
       assert tuple(leaf.sharding.spec) == tuple(placed.spec[1:]), name
   gate = alone["layers"][0]["gate_DF"]
   assert {s.data.size for s in gate.addressable_shards} == {gate.size // 8}
+  # Loaded without a stack, they are the same and lie the same.
+  straight_leaves, leaves = map(jax.tree.leaves, (straight["decoder"], alone))
+  assert_equal(straight["decoder"], alone)
+  for leaf, other in zip(straight_leaves, leaves, strict=True):
+    assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim)
+
+
+def deep_checkpoint(folder):
+  """24 layers whose matrices are the largest tensors of the model."""
+  config_json = json.loads(json.dumps(checkpoints.STEP))
+  config_json["text_config"] |= {
+    "num_hidden_layers": 24, "intermediate_size": 8000,
+  }  # fmt: skip
+  checkpoints.write(folder, config_json)
+  return released.from_json(config_json)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_no_more_than_one_tensor_is_built_at_a_time(
+  devices, tmp_path, monkeypatch
+):
+  config = deep_checkpoint(tmp_path / "in")
+  shardings = None
+  if devices > 1:
+    mesh = sharding.make_mesh(tensor=jax.device_count())
+    shardings = sharding.shardings(mesh, audio_lm.abstract(config))
+  built, empty = [], assemble._empty
+
+  def watched(shape, dtype):
+    built.append(math.prod(shape) * dtype.itemsize)
+    return empty(shape, dtype)
+
+  monkeypatch.setattr(assemble, "_empty", watched)
+  load = functools.partial(
+    convert.load, tmp_path / "in", config, shardings=shardings
+  )
+  alone = load(unstacked=True)
+  gate = alone["decoder"]["layers"][23]["gate_DF"]
+  assert gate.shape == (40, 8000) and max(built) <= gate.nbytes
+  built.clear()
+  stacked = load()
+  assert max(built) == 24 * gate.nbytes // devices
+  assert_equal(alone, audio_lm.unstack(stacked))
