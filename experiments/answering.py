@@ -80,14 +80,23 @@ def prompt(
 
   Args:
     clips: the pieces of each clip.
+    direct: with the block of a model that reasons closed already.
     system: a system message, for a released model.
     plain: clips and words without turns, for a released base model.
 
   Raises:
-    ValueError: it is empty, too long, or holds a special token.
+    ValueError: it is empty; or it is too long or holds a special token of the
+      model, whose folder is named.
   """
   if not question.strip():
     raise ValueError("the question is empty; ask something of the clip")
+  try:
+    return _row(listener, clips, question, options, direct, system, plain)
+  except ValueError as error:
+    raise ValueError(f"{listener.folder}: {error}") from error
+
+
+def _row(listener, clips, question, options, direct, system, plain) -> chat.Row:
   convention = audio_lm.convention(listener.model)
   counts = [
     [features.token_count(len(p), convention) for p in pieces]
@@ -137,10 +146,7 @@ def _own_prompt(listener, counts, question, options, direct) -> chat.Row:
 
 
 def _opening(listener: Listener, direct: bool) -> str:
-  if not direct:
-    return listener.opening
-  # A model that does not reason has no block to close.
-  return chat.EMPTY if listener.opening else ""
+  return chat.EMPTY if direct else listener.opening
 
 
 def _up(n: int, multiple: int) -> int:

@@ -18,7 +18,6 @@ import pathlib
 import sys
 import time
 
-import jax
 import jax.numpy as jnp
 
 from experiments import answering, command, listener
@@ -31,6 +30,10 @@ from mgrd_jax.text import chat, families
 
 _DRAWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new")
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+FIX = (
+  "give fewer or shorter clips, more devices, or a released checkpoint "
+  "--dtype=bfloat16"
+)
 
 
 def judged(think: str, waves) -> list[dict]:
@@ -66,18 +69,12 @@ def _judged(think: str, waves) -> list[dict]:
   try:
     return judged(think, waves)
   except Exception as error:
-    _warn(f"the claims could not be judged: {_one_line(error)}")
+    _warn(f"the claims could not be judged: {command.one_line(error)}")
     return []
 
 
 def _warn(text: str) -> None:
   print(f"ask: {text}", file=sys.stderr)
-
-
-def _one_line(error: BaseException) -> str:
-  # XLA lists its buffers behind the first line.
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0].rstrip(".")
 
 
 class Reader:
@@ -149,12 +146,14 @@ def ask(
 
   The answer is "" where the reasoning did not come to an end.  `show` is told
   of reasoning and answer while they are said; `direct`, `system` and `plain`
-  are those of `answering.prompt`.
+  are those of `answering.prompt`.  The weights are read once the question is
+  known to fit.
   """
   clips = [answering.chunked(wave_W, heard.piece) for wave_W in waves]
   row = answering.prompt(
     heard, clips, question, options, direct=direct, system=system, plain=plain
   )
+  heard = heard.loaded()
   read = reader(heard, show)
   pieces = [piece for clip in clips for piece in clip]
   for text in answering.respond(heard, pieces, row, direct=direct, seed=seed):
@@ -208,8 +207,8 @@ def run_of(args) -> tuple[str, str] | None:
   return (args.checkpoint, args.stage) if own else None
 
 
-def load(args) -> listener.Listener:
-  """The listener that the flags name, drawing as they say.
+def listener_of(args) -> listener.Listener:
+  """The listener that the flags name, drawing as they say; not loaded yet.
 
   Raises:
     ValueError: the folder holds no model, or the flags do not fit it.
@@ -219,30 +218,36 @@ def load(args) -> listener.Listener:
     if getattr(args, name):
       where = "a released checkpoint" if run else "a run of our own"
       raise ValueError(f"--{name}: for {where}; leave it out")
-  if args.plain:
-    _check_plain(args)
   if run:
-    found = listener.load(*run)
+    found = listener.read(*run)
   else:
     dtype = args.dtype and DTYPES[args.dtype]
-    found = listener.load_released(
+    found = listener.read_released(
       args.checkpoint, dtype=dtype, vllm=args.count == "vllm"
     )
+  _check_manner(args, found)
   given = {n: getattr(args, n) for n in _DRAWN if getattr(args, n) is not None}
   drawn = families.within(dataclasses.replace(found.sampling, **given))
   opening = chat.OPEN if args.think else found.opening
   return dataclasses.replace(found, sampling=drawn, opening=opening)
 
 
-def _check_plain(args) -> None:
-  for name in ("system", "think", "direct"):
+def _check_manner(args, found: listener.Listener) -> None:
+  """Refuses a way of asking that the model does not know."""
+  if args.direct and not found.opening:
+    raise ValueError(
+      f"--direct: for a model that reasons first, where {found.folder} answers "
+      "at once; leave it out"
+    )
+  if not args.plain:
+    return
+  for name in ("system", "think"):
     if getattr(args, name):
       raise ValueError(f"--plain: a prompt without turns; leave out --{name}")
-  family = released.read(args.checkpoint).family
-  if family != released.QWEN2_AUDIO:
+  if found.model.family != released.QWEN2_AUDIO:
     raise ValueError(
       f"--plain: for {released.QWEN2_AUDIO}'s base model, where "
-      f"{args.checkpoint} is {family}; leave it out"
+      f"{found.folder} is {found.model.family}; leave it out"
     )
 
 
@@ -296,10 +301,10 @@ def _checked(args) -> list[str]:
 def _run(args) -> None:
   clock = time.monotonic()
   options = _checked(args)
-  # Clips first: they are read in a moment, a large model is not.
+  # Clips first: they are read in a moment, and a large model's weights last.
   most = answering.OWN_SECONDS if run_of(args) else answering.MAX_SECONDS
   waves = answering.read(args.clips, max_seconds=most)
-  found = load(args)
+  found = listener_of(args)
   printer = Printer()
   quiet = lambda kind, text: None
   answer = ask(
@@ -320,27 +325,18 @@ def _run(args) -> None:
     printer.finish(answer)
 
 
-def exhausted(error: Exception) -> str:
-  """The line that says what memory ran out; "" for another error."""
-  ours = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-  return ours * (
-    f"out of memory: {_one_line(error)}; give fewer or shorter clips, more "
-    "devices, or a released checkpoint --dtype=bfloat16"
-  )
-
-
 def main(argv: list[str] | None = None) -> int:
   """Answers one question; returns the exit status."""
   args = _parser().parse_intermixed_args(argv)
   try:
     _run(args)
-  except (ValueError, OSError) as error:
-    _warn(str(error))
-    return 1
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    if not exhausted(error):
+  except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    said = command.exhausted(error)
+    if said:
+      said = f"{args.workdir or args.checkpoint}: {said}; {FIX}"
+    elif not isinstance(error, ValueError | OSError):
       raise
-    _warn(exhausted(error))
+    _warn(said or str(error))
     return 1
   return 0
 

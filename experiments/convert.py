@@ -23,6 +23,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
@@ -36,6 +37,15 @@ from mgrd_jax.train import checkpoint
 
 META = "import.json"
 DTYPES = ("bfloat16", "float32")
+# What there is to do where memory runs out.
+FIX = collections.defaultdict(
+  lambda: "give a machine of more memory",
+  {
+    "import": "give --dtype=bfloat16, or a machine of more memory",
+    "verify": "give more devices, shorter rows, or --dtype=bfloat16",
+    "precision": "give more devices, or a shorter clip",
+  },
+)
 
 
 class InputError(ValueError):
@@ -67,35 +77,43 @@ def check(args: argparse.Namespace) -> int:
 
 def import_(args: argparse.Namespace) -> int:
   """writes a checkpoint of ours: parameters, config.json, tokenizer"""
-  config = released.read(args.checkpoint)
-  out = pathlib.Path(args.out).absolute()
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise InputError(
-      f"{out}: holds other things; name another --out or remove it first"
-    )
-  params = _on_host(
-    lambda: convert.load(args.checkpoint, config, dtype=args.dtype)
-  )
+  folder = pathlib.Path(args.checkpoint)
+  config = released.read(folder)
+  out = convert.check_new(args.out)
+  rest = shards.rest(folder, out)
+  need = _bytes(folder, config, args.dtype) + shards.size(rest)
+  convert.check_room(out, need)
+  params = _on_host(lambda: convert.load(folder, config, dtype=args.dtype))
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
   meta = {
     "made_by": "experiments.convert import",
-    "checkpoint": str(pathlib.Path(args.checkpoint).absolute()),
+    "checkpoint": str(folder.absolute()),
     "family": config.family,
     "dtype": ", ".join(kinds),
     "parameters": count,
   }
   with files.new_folder(out) as part:
     checkpoint.save(part / "params", params)
-    shards.copy_rest(pathlib.Path(args.checkpoint), part)
+    shards.copy(rest, part)
     (part / META).write_text(json.dumps(meta, indent=1) + "\n")
   print(f"wrote {out}: {count:,} parameters, {meta['dtype']}")
   return 0
 
 
+def _bytes(folder, config: audio_lm.Config, dtype: str | None) -> int:
+  """Of a checkpoint's parameters in a dtype, or in the files' own."""
+  tensors = convert.match(folder, config).tensors.values()
+  if dtype is None:
+    return sum(t.stop - t.start for t in tensors)
+  return jnp.dtype(dtype).itemsize * sum(math.prod(t.shape) for t in tensors)
+
+
 def export(args: argparse.Namespace) -> int:
   """writes parameters of ours as a checkpoint like the one they came from"""
   config = released.read(args.like)
+  # Before the parameters are read, which takes minutes of a large model.
+  convert.ready(args.out, config, args.like)
   folder = pathlib.Path(args.params)
   if (folder / "params").is_dir():
     folder = folder / "params"
@@ -238,8 +256,14 @@ def main(argv: list[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     return args.run(args)
-  except (ValueError, OSError) as error:
-    for line in str(error).splitlines():
+  except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    said = command.exhausted(error)
+    if said:
+      folder = args.params if args.command == "export" else args.checkpoint
+      said = f"{folder}: {said}; {FIX[args.command]}"
+    elif not isinstance(error, ValueError | OSError):
+      raise
+    for line in (said or str(error)).splitlines():
       print(f"convert {args.command}: {line}", file=sys.stderr)
     return 1
 

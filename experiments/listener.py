@@ -4,8 +4,10 @@
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -26,27 +28,44 @@ BANNED = (
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-  """A model with its tokenizer, ready to be asked.
+  """A model with its tokenizer, ready to be asked once it is `loaded`.
 
   Attributes:
-    params, model, tokenizer: what `audio_lm` and `text` need.
+    folder: that it was read from.
+    model, tokenizer: what `audio_lm` and `text` need.
+    weights: reads the parameters.
     sampling: how responses are drawn.
     opening: how a response begins that reasons first.
     banned, stop_ids: ids never said, ids that end a response.
     context: most tokens of a prompt with its response; a released model's.
     mesh: where the parameters lie, or None for one device.
+    params: the parameters, as `audio_lm.unstack` leaves them; {} until then.
+    programs: compiled for them.
   """
 
-  params: dict
+  folder: pathlib.Path
   model: audio_lm.Config
   tokenizer: tokenizer_lib.HFTokenizer
+  weights: Callable[[], dict]
   sampling: families.Sampling
   opening: str
   banned: tuple[int, ...]
   stop_ids: tuple[int, ...]
   context: int | None = None
   mesh: object = None
+  params: dict = dataclasses.field(default_factory=dict)
   programs: dict = dataclasses.field(default_factory=dict)
+
+  def loaded(self) -> "Listener":
+    """The same with its parameters.
+
+    Raises:
+      ValueError: they are missing or do not fit; one line or, for tensors,
+        one a tensor.
+    """
+    if self.params:
+      return self
+    return dataclasses.replace(self, params=self.weights())
 
   @property
   def own(self) -> bool:
@@ -106,12 +125,11 @@ def stage_folder(workdir, stage: str = "") -> pathlib.Path:
   raise ValueError(f"{workdir}: no finished stage {stage!r}; there are {names}")
 
 
-def load(workdir, stage: str = "") -> Listener:
-  """Reads config, tokenizer and parameters of a run of the pipeline.
+def read(workdir, stage: str = "") -> Listener:
+  """Config and tokenizer of a run of the pipeline; its parameters later.
 
   Raises:
-    ValueError: the folder holds no run with a finished stage, or one whose
-      parts do not fit each other.
+    ValueError: the folder holds no run with a finished stage.
   """
   workdir = pathlib.Path(workdir)
   folder = stage_folder(workdir, stage)
@@ -122,24 +140,17 @@ def load(workdir, stage: str = "") -> Listener:
     path = workdir / "config.json"
     raise ValueError(f"{path}: not the config of a run") from error
   tokenizer = tokenizer_lib.load(workdir / "tokenizer.json")
-  model = audio_lm.config_for(variant, vocab=tokenizer.vocab_size)
-  params = checkpoint.restore(folder / "params")
-  rows = params["decoder"]["embed_VD"].shape[0]
-  if rows != tokenizer.vocab_size:
-    raise ValueError(
-      f"{folder}: a model of {rows} tokens, where {workdir}/tokenizer.json "
-      f"has {tokenizer.vocab_size}"
-    )
+  vocab = tokenizer.vocab_size
   max_new = config.get("evaluate", {}).get("max_new", 48)
   own = workdir / "own.json"
   if own.exists():
     # As in the run: its user's rows may teach longer responses.
     max_new = max(max_new, files.read_json(own)["max_new"])
   return Listener(
-    # The trainer's device layout is of no use to one question.
-    params=audio_lm.unstack(jax.tree.map(np.asarray, params)),
-    model=model,
+    folder=workdir,
+    model=audio_lm.config_for(variant, vocab=vocab),
     tokenizer=tokenizer,
+    weights=functools.partial(_own_parameters, workdir, folder, vocab),
     sampling=families.Sampling(max_new=max_new),
     opening=chat.OPEN,
     banned=tuple(tokenizer.id(name) for name in BANNED),
@@ -147,11 +158,23 @@ def load(workdir, stage: str = "") -> Listener:
   )
 
 
-def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
-  """Reads a checkpoint in Hugging Face's layout, or one of `convert import`.
+def _own_parameters(workdir, folder, vocab: int) -> dict:
+  params = checkpoint.restore(folder / "params")
+  rows = params["decoder"]["embed_VD"].shape[0]
+  if rows != vocab:
+    raise ValueError(
+      f"{folder}: a model of {rows} tokens, where {workdir}/tokenizer.json "
+      f"has {vocab}"
+    )
+  # The trainer's device layout is of no use to one question.
+  return audio_lm.unstack(jax.tree.map(np.asarray, params))
 
-  On several devices the weights are split over them by heads and hidden
-  units.
+
+def read_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
+  """A checkpoint in Hugging Face's layout, or one of `convert import`.
+
+  All but its parameters, which are read later; on several devices they are
+  split over them by heads and hidden units.
 
   Args:
     folder: with config.json, a tokenizer, and safetensors or `params`.
@@ -161,8 +184,7 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
       does.
 
   Raises:
-    ValueError: anything of it is missing or does not fit; one line or, for
-      tensors, one a tensor.
+    ValueError: anything of it is missing or does not fit; one line.
   """
   folder = pathlib.Path(folder)
   model = released.read(folder)
@@ -176,13 +198,14 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   mesh = None
   if jax.device_count() > 1:
     mesh = sharding.make_mesh(tensor=jax.device_count())
-  shardings = mesh and sharding.shardings(mesh, audio_lm.abstract(model))
-  params = _parameters(folder, model, dtype, shardings)
+  if not (folder / "params").is_dir():
+    dtype = dtype or released.dtype(folder)
   known = _release(model)
   return Listener(
-    params=audio_lm.unstack(params),
+    folder=folder,
     model=model,
     tokenizer=tokenizer,
+    weights=functools.partial(_parameters, folder, model, dtype, mesh),
     sampling=families.sampling(known.sampling, folder),
     opening=known.prefill,
     banned=families.never_generated(tokenizer, model.family, vocab),
@@ -192,17 +215,19 @@ def load_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   )
 
 
-def _parameters(folder, model, dtype, shardings) -> dict:
+def _parameters(folder, model, dtype, mesh) -> dict:
   """Of `convert import`'s folder, or of safetensors."""
+  shardings = mesh and sharding.shardings(mesh, audio_lm.abstract(model))
   if not (folder / "params").is_dir():
-    dtype = dtype or released.dtype(folder)
-    return convert.load(folder, model, dtype=dtype, shardings=shardings)
+    return convert.load(
+      folder, model, dtype=dtype, shardings=shardings, unstacked=True
+    )
   like = checkpoint.shapes(folder / "params", audio_lm.abstract(model))
   if dtype:
     like = jax.tree.map(lambda x: x.update(dtype=dtype), like)
   if shardings:
     like = jax.tree.map(lambda x, s: x.update(sharding=s), like, shardings)
-  return checkpoint.restore(folder / "params", like)
+  return audio_lm.unstack(checkpoint.restore(folder / "params", like))
 
 
 def _release(model: audio_lm.Config) -> families.Released:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import answering, ask, convert, listener
+from experiments import answering, ask, listener
+from experiments import convert as convert_command
 from mgrd_jax.audio import features
-from mgrd_jax.models import audio_lm, released
+from mgrd_jax.models import audio_lm, convert, released
 from mgrd_jax.rewards import format as format_lib
 from mgrd_jax.types import Batch
 from tests.models import checkpoints
@@ -50,7 +52,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def heard(folder):
-  return listener.load_released(folder)
+  return listener.read_released(folder).loaded()
 
 
 def run(capsys, *flags):
@@ -106,9 +108,9 @@ def test_a_clip_has_the_tokens_that_the_published_code_counts(folder, heard):
   assert [count for _, count in row.spans] == [32 if qwen2 else 16]
   if qwen2:
     with pytest.raises(ValueError, match="counted in one way"):
-      listener.load_released(folder, vllm=True)
+      listener.read_released(folder, vllm=True)
     return
-  other = listener.load_released(folder, vllm=True)
+  other = listener.read_released(folder, vllm=True).loaded()
   assert [count for _, count in rows(other, 1.3)[1].spans] == [17]
   pieces, row = rows(other, 1.3)
   assert len(greedy(other, pieces, row, steps=2)[1]) == 2
@@ -140,7 +142,7 @@ def test_a_base_model_is_prompted_without_turns(folder, tmp_path, capsys):
     assert "--plain: for qwen2-audio's base model" in error
     assert f"{folder} is step-audio" in error
     return
-  for flag in ("--system=x", "--think", "--direct"):
+  for flag in ("--system=x", "--think"):
     assert ask.main([*flags, flag]) == 1
     assert f"leave out {flag.split('=')[0]}" in only_error(capsys)
   assert run(capsys, *flags, "--max_new=4").startswith("answer: ")
@@ -197,7 +199,7 @@ def test_streamed_ids_are_those_of_the_whole_forward_pass(heard):
     one, ids = greedy(heard, pieces, row)
   finally:
     answering.BLOCK, answering.PREFILL = old
-  params = listener._parameters(heard_folder(heard), heard.model, None, None)
+  params = convert.load(heard.folder, heard.model)
   # The clip alone, of its own length: padding is no part of it.
   log_mel = features.log_mel_30s if heard.piece > 400_000 else features.log_mel
   len_B = jnp.array([len(pieces[0])])
@@ -221,36 +223,33 @@ def test_streamed_ids_are_those_of_the_whole_forward_pass(heard):
     assert logits_BTV[0, at + step, i] >= best - 0.05
 
 
-HOMES = {}
-
-
-def heard_folder(heard):
-  return HOMES[heard.model.family]
-
-
-@pytest.fixture(autouse=True)
-def _remember(folder, heard):
-  HOMES[heard.model.family] = folder
-
-
 def test_an_imported_folder_answers_as_the_released_one(
   folder, heard, tmp_path, capsys
 ):
   out = tmp_path / "imported"
-  assert convert.main(["import", f"--checkpoint={folder}", f"--out={out}"]) == 0
+  flags = [f"--checkpoint={folder}", f"--out={out}"]
+  assert convert_command.main(["import", *flags]) == 0
   capsys.readouterr()
   pieces, row = rows(heard, 0.5)
   one, ids = greedy(heard, pieces, row)
-  again = listener.load_released(out)
+  again = listener.read_released(out).loaded()
   assert greedy(again, pieces, row, programs=one.programs)[1] == ids
   shutil.rmtree(out)
 
 
-def test_direct_closes_the_block_where_there_is_one(heard):
-  _, row = rows(heard, 0.5, direct=True)
-  text = heard.tokenizer.decode(row.tokens)
-  closed = format_lib.CLOSE in text
-  assert closed == (heard.model.family == released.STEP_AUDIO)
+def test_direct_closes_the_block_where_there_is_one(
+  folder, heard, tmp_path, capsys
+):
+  if heard.opening:
+    _, row = rows(heard, 0.5, direct=True)
+    assert format_lib.CLOSE in heard.tokenizer.decode(row.tokens)
+    return
+  path = written(tmp_path, clip(0.5))
+  flags = [f"--checkpoint={folder}", path, QUESTION, "--direct"]
+  assert ask.main(flags) == 1
+  assert f"--direct: for a model that reasons first, where {folder}" in (
+    only_error(capsys)
+  )
 
 
 @pytest.mark.parametrize(
@@ -272,6 +271,61 @@ def test_a_bad_setting_is_one_line(flag, message, folder, tmp_path, capsys):
   flags = [f"--checkpoint={folder}", path, QUESTION, flag]
   assert ask.main(flags) == 1
   assert message in only_error(capsys)
+
+
+@pytest.mark.parametrize(
+  "question, seconds, message",
+  [
+    (" ", 0.5, "the question is empty"),
+    ("<|endoftext|> hello", 0.5, "special token '<|endoftext|>'"),
+    ("what? " * 2000, 0.5, r"a prompt of \d+ tokens.* context is 1024"),
+    (QUESTION, 100.0, r"a prompt of \d+ tokens, \d+ of them audio.* 1024"),
+    (QUESTION, 0.5, "neither model.safetensors nor"),
+  ],
+)
+def test_the_question_is_checked_before_any_weights_are_read(
+  question, seconds, message, folder, tmp_path, capsys
+):
+  """And what does not fit names the folder of the model."""
+  home = without_weights(folder, tmp_path)
+  path = written(tmp_path, clip(seconds))
+  assert ask.main([f"--checkpoint={home}", path, question]) == 1
+  named = "" if "empty" in message else f"ask: {home}: .*"
+  assert re.search(named + message, only_error(capsys))
+
+
+def test_the_settings_are_read_before_any_weights_are(
+  folder, tmp_path, capsys
+):
+  home = without_weights(folder, tmp_path)
+  (home / "generation_config.json").write_text('{"top_p": "high"}')
+  path = written(tmp_path, clip(0.5))
+  assert ask.main([f"--checkpoint={home}", path, QUESTION]) == 1
+  assert "generation_config.json: top_p: 'high'" in only_error(capsys)
+
+
+def without_weights(folder, tmp_path):
+  home = tmp_path / "bare"
+  ignore = shutil.ignore_patterns("*.safetensors")
+  return shutil.copytree(folder, home, ignore=ignore)
+
+
+def test_a_model_that_does_not_reason_is_not_asked_for_less(
+  tmp_path, capsys
+):
+  """Step-Audio-2-mini, known by its width; its weights are not needed."""
+  config = config_of("step-audio")
+  config["text_config"]["hidden_size"] = 3584
+  config["audio_encoder_config"]["llm_dim"] = 3584
+  home = byte_pairs.write(tmp_path / "mini", byte_pairs.SPECIAL["step-audio"])
+  (home / "config.json").write_text(json.dumps(config))
+  path = written(tmp_path, clip(0.5))
+  flags = [f"--checkpoint={home}", path, QUESTION]
+  assert ask.main([*flags, "--direct"]) == 1
+  assert "--direct: for a model that reasons first" in only_error(capsys)
+  # It is not the model that is refused.
+  assert ask.main(flags) == 1
+  assert "neither model.safetensors nor" in only_error(capsys)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])

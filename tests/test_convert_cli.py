@@ -109,6 +109,36 @@ def test_a_result_replaces_nothing(folder, capsys):
   assert checkpoints.contents(folder) == before
 
 
+def test_what_is_copied_beside_the_weights_needs_room_too(
+  folder, tmp_path, capsys
+):
+  out, ours = tmp_path / "out", tmp_path / "ours"
+  where = f"--checkpoint={folder}"
+  assert command.main(["import", where, f"--out={ours}"]) == 0
+  capsys.readouterr()
+  voice = folder / "token2wav" / "voice.bin"
+  voice.parent.mkdir()
+  with voice.open("wb") as file:
+    file.truncate(2**43)  # holes: more than any disk here has
+  wanted = f"{out}: 8796.1 GB are needed and "
+  assert wanted in refused(capsys, "import", where, f"--out={out}")
+  flags = f"--params={ours}", f"--like={folder}", f"--out={out}"
+  assert wanted in refused(capsys, "export", *flags)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "ours"]
+
+
+def test_an_export_is_checked_before_its_parameters_are_read(
+  folder, tmp_path, capsys
+):
+  gone = f"--params={tmp_path / 'gone'}"
+  flags = gone, f"--like={folder}", f"--out={folder}"
+  assert f"{folder}: holds other things" in refused(capsys, "export", *flags)
+  file = folder / "model-00001-of-00002.safetensors"
+  file.write_bytes(file.read_bytes()[:-1])
+  flags = gone, f"--like={folder}", f"--out={tmp_path / 'out'}"
+  assert f"{file}: truncated in tensor" in refused(capsys, "export", *flags)
+
+
 def test_an_export_of_no_parameters_is_one_line(folder, capsys):
   line = refused(
     capsys,

@@ -34,7 +34,7 @@ def test_the_config_says_the_dtype_unless_one_is_asked_for(
 ):
   changes = {"torch_dtype": said} if said else {}
   folder = folder_of(tmp_path / "in", **changes)
-  heard = listener.load_released(folder, dtype=asked)
+  heard = listener.read_released(folder, dtype=asked).loaded()
   assert dtypes(heard) == {found}
 
 
@@ -48,8 +48,8 @@ def imported(tmp_path):
 
 
 def test_an_imported_folder_keeps_its_dtype(imported):
-  assert dtypes(listener.load_released(imported)) == {"float32"}
-  heard = listener.load_released(imported, dtype="bfloat16")
+  assert dtypes(listener.read_released(imported).loaded()) == {"float32"}
+  heard = listener.read_released(imported, dtype="bfloat16").loaded()
   assert dtypes(heard) == {"bfloat16"}
 
 
@@ -61,5 +61,6 @@ def test_parameters_of_another_model_are_refused(imported, field, value):
   config = json.loads(path.read_text())
   config["text_config"][field] = value
   path.write_text(json.dumps(config))
+  heard = listener.read_released(imported)
   with pytest.raises(checkpoint.MismatchError, match="holds another model"):
-    listener.load_released(imported)
+    heard.loaded()

@@ -174,6 +174,47 @@ def load(
   return params
 
 
+def ready(folder, config: audio_lm.Config, like) -> Source:
+  """What `save` asks of `folder` and `like`, before there are parameters.
+
+  Returns:
+    The source that `like` is.
+
+  Raises:
+    ConversionError: as `check_new`, `match` and `check_room`.
+  """
+  folder, like = check_new(folder), pathlib.Path(like)
+  source = match(like, config)
+  weights = sum(t.stop - t.start for t in source.tensors.values())
+  check_room(folder, weights + shards.size(shards.rest(like, folder)))
+  return source
+
+
+def check_new(folder) -> pathlib.Path:
+  """The folder's absolute path, if nothing is there or an empty folder.
+
+  Raises:
+    ConversionError: it is taken.
+  """
+  folder = pathlib.Path(folder).absolute()
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise ConversionError(
+      f"{folder}: holds other things; name a new folder or remove it first"
+    )
+  return folder
+
+
+def check_room(folder: pathlib.Path, need: int) -> None:
+  """Raises ConversionError unless `need` bytes are free where it will be."""
+  home = next(p for p in (folder, *folder.parents) if p.exists())
+  free = shutil.disk_usage(home).free
+  if need > free:
+    raise ConversionError(
+      f"{folder}: {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; "
+      "make room or name another folder"
+    )
+
+
 def save(params, config: audio_lm.Config, folder, *, like=None) -> None:
   """Writes params as a checkpoint that transformers reads.
 
@@ -190,25 +231,22 @@ def save(params, config: audio_lm.Config, folder, *, like=None) -> None:
     ConversionError: parameters of another model, a folder that is taken, or
       no room on the disk.
   """
-  folder = pathlib.Path(folder).absolute()
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise ConversionError(
-      f"{folder}: holds other things; name a new folder or remove it first"
-    )
-  source = None if like is None else match(like, config)
-  rows = names.rows(config) if source is None else source.written
+  folder = check_new(folder)
   _check_params(params, names.rows(config))
-  if source is None:
+  if like is None:
+    rows = names.rows(config)
     files = _new_files(params, rows)
+    check_room(folder, sum(t.stop - t.start for t in sum(files.values(), [])))
     heads = {file: shards.new_header(files[file]) for file in files}
   else:
+    like, source = pathlib.Path(like), ready(folder, config, like)
+    rows = source.written
     files = shards.by_file(source.tensors.values())
-    heads = {f: shards.readable_header(pathlib.Path(like) / f) for f in files}
+    heads = {file: shards.readable_header(like / file) for file in files}
   part = folder.with_name(f".{folder.name}.part")
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
   try:
-    _check_room(part, files)
     of = {n: (row, i) for row in rows for i, n in enumerate(row.names)}
     for file, tensors in files.items():
       with (part / file).open("wb") as out:
@@ -216,11 +254,11 @@ def save(params, config: audio_lm.Config, folder, *, like=None) -> None:
         for tensor in tensors:
           out.writelines(_pieces(params, *of[tensor.name], tensor.dtype))
     # Last: without them no folder looks like a checkpoint.
-    if shards.SINGLE not in files:
+    sharded = shards.SINGLE not in files
+    if sharded:
       (part / shards.INDEX).write_text(shards.index_of(files))
     if like is not None:
-      sharded = shards.SINGLE not in files
-      shards.copy_rest(pathlib.Path(like), part, index=sharded)
+      shards.copy(shards.rest(like, part, index=sharded), part)
     part.replace(folder)
   finally:
     shutil.rmtree(part, ignore_errors=True)
@@ -262,16 +300,6 @@ def _new_files(params, rows) -> dict[str, list[Tensor]]:
   # Wider ones first, as readers ask for aligned tensors.
   entries.sort(key=lambda entry: -shards.DTYPES[entry[1]].itemsize)
   return shards.plan(entries, SHARD_BYTES)
-
-
-def _check_room(part: pathlib.Path, files) -> None:
-  need = sum(t.stop - t.start for ts in files.values() for t in ts)
-  free = shutil.disk_usage(part).free
-  if need > free:
-    raise ConversionError(
-      f"{part.parent}: {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} "
-      "GB free; make room or name another folder"
-    )
 
 
 def _pieces(params, row: Row, layer: int, dtype: str):

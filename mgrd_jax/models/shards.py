@@ -279,29 +279,46 @@ def index_of(files: dict[str, list[Tensor]]) -> str:
   return json.dumps(index, indent=2) + "\n"
 
 
-def copy_rest(
+def rest(
   source: pathlib.Path, target: pathlib.Path, *, index: bool = False
-) -> None:
-  """Copies what is not weights: config, tokenizer, code, folders.
+) -> list[pathlib.Path]:
+  """What is not weights: config, tokenizer, code, folders; config.json last.
 
-  config.json comes last, so that a folder cut short looks like none.  The
-  index is left out unless it is asked for, and so are hidden folders: what
-  git keeps of a clone is the weights once more.
+  The index is left out unless it is asked for, and so are hidden folders (what
+  git keeps of a clone is the weights once more) and one that holds `target`.
   """
-  files = [
-    path
-    for path in source.iterdir()
-    if path.is_file()
-    and path.suffix not in _WEIGHTS
-    and (index or path.name != INDEX)
-  ]
-  # A release may have folders too, such as its vocoder's.
-  for path in sorted(p for p in source.iterdir() if p.is_dir()):
-    inside = target.resolve().is_relative_to(path.resolve())
-    if not path.name.startswith(".") and not inside:
+
+  def kept(path: pathlib.Path) -> bool:
+    if path.is_dir():
+      inside = target.resolve().is_relative_to(path.resolve())
+      return not path.name.startswith(".") and not inside
+    weights = path.suffix in _WEIGHTS or (path.name == INDEX and not index)
+    return path.is_file() and not weights
+
+  key = lambda path: (path.name == "config.json", path.name)
+  return sorted(filter(kept, source.iterdir()), key=key)
+
+
+def size(paths: Iterable[pathlib.Path]) -> int:
+  """Bytes of files, and of all files in folders."""
+  return sum(
+    file.stat().st_size
+    for path in paths
+    for file in ([path] if path.is_file() else path.rglob("*"))
+    if file.is_file()
+  )
+
+
+def copy(paths: Iterable[pathlib.Path], target: pathlib.Path) -> None:
+  """Copies files and folders in their order.
+
+  config.json comes last of `rest`, so that a folder cut short looks like none.
+  """
+  for path in paths:
+    if path.is_dir():
       shutil.copytree(path, target / path.name, dirs_exist_ok=True)
-  for path in sorted(files, key=lambda p: (p.name == "config.json", p.name)):
-    shutil.copyfile(path, target / path.name)
+    else:
+      shutil.copyfile(path, target / path.name)
 
 
 def by_file(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
