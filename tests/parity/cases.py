@@ -38,6 +38,7 @@ class Case:
     rows: one tuple a prompt; a number is so many ids of text.
     waves: the clips are sound rather than made-up mels.
     seed: one with which greedy ids vary and are no near ties.
+    gain: how loud the matrices are; 1 keeps what they multiply as it is.
   """
 
   name: str
@@ -45,6 +46,7 @@ class Case:
   rows: tuple[tuple[int | Clip, ...], ...]
   waves: bool = False
   seed: int = 0
+  gain: float = 2
 
   def draw(self, shape, *keys) -> np.ndarray:
     """`draw` of this case alone."""
@@ -166,7 +168,8 @@ CASES = {
       "qwen2-audio-1",
       qwen2_audio(4, 4),
       ((5, Clip(80), 2, Clip(33), 4), (3, Clip(21), 2), (6,)),
-      seed=2,
+      seed=7,
+      gain=1.5,
     ),
     Case(
       "qwen2-audio-2",
@@ -178,7 +181,8 @@ CASES = {
       "qwen2-audio-4",
       qwen2_audio(8, 2),
       ((9, Clip(79), 1), (2, Clip(14), 2, Clip(12), 2)),
-      seed=1,
+      seed=7,
+      gain=1.5,
     ),
     Case(
       "qwen2-audio-7",
@@ -215,7 +219,8 @@ def weight(case: Case, name: str, shape: tuple[int, ...]) -> np.ndarray:
   if "position" in name:
     return np.float32(0.5) * x
   # Loud: ids depend on what was heard, and no two are nearly equally likely.
-  gain = 3 if "lm_head" in name else 2
+  # Where that makes too much of rounding in float32, less so.
+  gain = 3 if "lm_head" in name else case.gain
   return np.float32(gain * math.prod(shape[1:]) ** -0.5) * x
 
 

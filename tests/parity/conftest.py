@@ -33,9 +33,19 @@ def folder_of(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def golden_of(folder_of):
-  """name of a case -> what the reference gives for it."""
+  """name of a case -> what the reference gives for it, in float64."""
   from tests.parity import theirs
 
   return functools.cache(
     lambda name: theirs.run(cases.CASES[name], folder_of(name))
+  )
+
+
+@pytest.fixture(scope="session")
+def found_of(folder_of):
+  """name of a case -> what ours gives for it, in float32."""
+  from tests.parity import ours
+
+  return functools.cache(
+    lambda name: ours.run(cases.CASES[name], folder_of(name))
   )

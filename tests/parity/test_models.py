@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import torch
 import transformers
 
 from mgrd_jax.models import convert, released
@@ -27,9 +28,16 @@ def test_the_stored_arrays_are_what_the_classes_give(name, golden_of):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_and_64_greedy_ids_are_theirs(name, folder_of, golden_of):
-  found = ours.run(cases.CASES[name], folder_of(name))
-  ours.assert_equal(found, golden_of(name), atol=ATOL)
+def test_logits_and_64_greedy_ids_are_theirs(name, found_of, golden_of):
+  ours.assert_equal(found_of(name), golden_of(name), atol=ATOL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_float32_they_are_theirs_in_float32(name, found_of, folder_of):
+  case = cases.CASES[name]
+  golden = theirs.run(case, folder_of(name), torch.float32)
+  assert golden["logits"].dtype == golden["enc"].dtype == np.float32
+  ours.assert_equal(found_of(name), golden, atol=ATOL)
 
 
 def test_the_greedy_ids_are_sure_and_varied(golden_of):
