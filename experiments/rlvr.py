@@ -194,39 +194,6 @@ class Sampler:
     return scored, texts, parts
 
 
-def _group_metrics(scored) -> dict[str, float]:
-  """pass@k, groups that teach something, and what a group tells of a reward.
-
-  ev_loo is the explained variance of a reward by the mean of its group's
-  others, the baseline that needs no critic: what train/critic/ev_seq is to
-  be held against (rl.md 6.5).
-  """
-  id_B = np.asarray(scored.rollout.example_B).tolist()
-  keep_B, reward_B = np.asarray(scored.scorable_B), scored.reward_B
-  groups = select.count_hits(scored.acc_B, id_B, keep_B=keep_B).values()
-  if not groups:
-    return {}
-  mean = lambda values: float(np.mean(list(values)))
-  rest_B = reward_B - select.leave_one_out(reward_B, id_B, keep_B=keep_B)
-  spread = reward_B[keep_B].var()
-  least = min(n for _, n in groups)
-  return {
-    "rollout/groups/all_correct": mean(c == n for c, n in groups),
-    "rollout/groups/all_wrong": mean(c == 0 for c, n in groups),
-    "rollout/groups/mixed": mean(0 < c < n for c, n in groups),
-    "rollout/groups/ev_loo": (
-      float(1 - rest_B[keep_B].var() / spread) if spread else 0.0
-    ),
-    **{
-      f"rollout/pass_at_{k}": mean(
-        select.pass_at_k(n, c, k) for c, n in groups
-      )
-      for k in (1, 2, 4, 8, 16)
-      if k <= least
-    },
-  }
-
-
 def _rollout_metrics(scored, parts) -> dict[str, float]:
   length = np.asarray(scored.rollout.response_len_B)
   audio_B = np.asarray(scored.audio_B)
@@ -246,7 +213,12 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
     # A mean of empty and of long responses is the length of none.
     "rollout/length/bimodal": stats.bimodality(length)["flag"],
     "rollout/unscorable": float(1 - parts["scorable"].mean()),
-    **_group_metrics(scored),
+    **select.group_metrics(
+      scored.acc_B,
+      scored.reward_B,
+      np.asarray(scored.rollout.example_B),
+      keep_B=np.asarray(scored.scorable_B),
+    ),
   }
 
 

@@ -127,6 +127,8 @@ def test_ppo_killed_and_resumed_is_ppo_itself(
   rows = metrics.read(tmp_path / "cut" / "metrics.jsonl")
   assert rows == metrics.read(tmp_path / "whole" / "metrics.jsonl")
   assert [row["step"] for row in rows] == [0, 1, 2, 3]
+  assert all(0 < row["rollout/pass_at_1"] < 1 for row in rows)
+  assert all("rollout/pass_at_8" in row for row in rows)
   # There was something to learn, for both of them.
   assert int(actor.step) == 3 and int(critic.step) == 4
   assert toys.difference(actor.params["decoder"], params["decoder"]) > 1e-5

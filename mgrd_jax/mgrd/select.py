@@ -1,7 +1,7 @@
 """Which questions are worth training on, and what a sample is compared to.
 
-    G responses an example → hits of G → band, pass@k
-    G rewards an example   → leave-one-out baseline
+    G responses an example → hits of G → band, pass@k ─┐
+    G rewards an example   → leave-one-out baseline ───┴→ group metrics
 
 Everything is grouped by example id, never by prompt text: two clips may share
 a question and differ in the answer.
@@ -84,6 +84,43 @@ def leave_one_out(
     for row, reward in zip(rows, rewards, strict=True):
       baseline_B[row] = (total - reward) / (len(rows) - 1)
   return baseline_B
+
+
+def group_metrics(
+  acc_B: Shaped[np.ndarray, " B"],
+  reward_B: Num[np.ndarray, " B"],
+  example_id_B: Sequence[Hashable] | Shaped[np.ndarray, " B"],
+  *,
+  keep_B: Bool[np.ndarray, " B"] | None = None,
+) -> dict[str, float]:
+  """Means over the examples of a batch; {} where no row is kept.
+
+  rollout/groups/all_correct, all_wrong, mixed: shares of the groups; only a
+  mixed one tells its rows apart.  rollout/pass_at_k: for k up to the smallest
+  group.  rollout/groups/ev_loo: explained variance of a row's reward by the
+  leave-one-out baseline, which needs no critic: what the critic's own is to
+  be held against.
+  """
+  groups = count_hits(acc_B, example_id_B, keep_B=keep_B).values()
+  if not groups:
+    return {}
+  mean = lambda values: float(np.mean(list(values)))
+  rest_B = reward_B - leave_one_out(reward_B, example_id_B, keep_B=keep_B)
+  rows = list(_kept(len(reward_B), keep_B))
+  spread = reward_B[rows].var()
+  return {
+    "rollout/groups/all_correct": mean(c == n for c, n in groups),
+    "rollout/groups/all_wrong": mean(c == 0 for c, _ in groups),
+    "rollout/groups/mixed": mean(0 < c < n for c, n in groups),
+    "rollout/groups/ev_loo": (
+      float(1 - rest_B[rows].var() / spread) if spread else 0.0
+    ),
+    **{
+      f"rollout/pass_at_{k}": mean(pass_at_k(n, c, k) for c, n in groups)
+      for k in (1, 2, 4, 8, 16)
+      if k <= min(n for _, n in groups)
+    },
+  }
 
 
 def _kept(size, keep_B):

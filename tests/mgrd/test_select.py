@@ -99,3 +99,50 @@ def test_another_clip_with_the_same_question_is_not_in_the_group():
 def test_integer_rewards_do_not_round_the_baseline():
   got = select.leave_one_out(np.array([1, 0, 0]), ["a"] * 3)
   np.testing.assert_allclose(got, [0, 0.5, 0.5])
+
+
+def metrics(acc_B, id_B, reward_B=None, keep_B=None):
+  acc_B = np.array(acc_B, np.float32)
+  reward_B = acc_B if reward_B is None else np.array(reward_B, np.float32)
+  keep_B = None if keep_B is None else np.array(keep_B)
+  return select.group_metrics(acc_B, reward_B, id_B, keep_B=keep_B)
+
+
+def test_one_question_about_two_clips_is_two_groups():
+  # Traps 36, 46 and 48: rows of both clips in turn, one of them always right.
+  found = metrics([1, 0] * 4, [5, 9] * 4)
+  assert found == {
+    "rollout/groups/all_correct": 0.5,
+    "rollout/groups/all_wrong": 0.5,
+    "rollout/groups/mixed": 0.0,
+    # What its others earned is all that a row earns.
+    "rollout/groups/ev_loo": 1.0,
+    **{f"rollout/pass_at_{k}": 0.5 for k in (1, 2, 4)},
+  }
+
+
+def test_pass_at_k_and_the_baseline_of_a_mixed_group():
+  # One of eight, and two of eight.
+  acc_B = [1, 0, 0, 0, 0, 0, 0, 0] + [1, 1, 0, 0, 0, 0, 0, 0]
+  found = metrics(acc_B, [0] * 8 + [1] * 8)
+  assert found["rollout/groups/mixed"] == 1
+  assert found["rollout/pass_at_1"] == pytest.approx((1 / 8 + 2 / 8) / 2)
+  assert found["rollout/pass_at_2"] == pytest.approx((2 / 8 + 13 / 28) / 2)
+  assert found["rollout/pass_at_8"] == 1
+  assert "rollout/pass_at_16" not in found
+  # A row against the mean of its others: worse than the mean of all.
+  others = [(sum(g) - r) / 7 for g in (acc_B[:8], acc_B[8:]) for r in g]
+  rest_B = np.array(acc_B) - others
+  want = 1 - rest_B.var() / np.var(acc_B)
+  assert found["rollout/groups/ev_loo"] == pytest.approx(want) and want < 0
+
+
+def test_accuracy_is_counted_and_not_the_reward_nor_what_cannot_be_scored():
+  # Wrong with a thought earns 0.2; the last row is unscorable.
+  found = metrics(
+    [1, 0, 0, 1], [3] * 4, [1, 0.2, 0.2, 9], [True] * 3 + [False]
+  )
+  assert found["rollout/pass_at_1"] == pytest.approx(1 / 3)
+  assert found["rollout/groups/mixed"] == 1
+  assert metrics([1, 1], [0, 0], keep_B=[False, False]) == {}
+  assert metrics([1, 1], [0, 0])["rollout/groups/ev_loo"] == 0
