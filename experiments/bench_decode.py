@@ -183,7 +183,7 @@ def _rows(params, config, theirs, size: Size, batch_size, bandwidth):
     size.turns[batch_size],
   )
   # These runs warm up those that count.
-  same_BT = np.asarray(whole(params, batch)) == their_whole(embed_BTD)
+  ours_BT, theirs_BT = np.asarray(whole(params, batch)), their_whole(embed_BTD)
   wholes = core.alternate(
     core.clocked(lambda: whole(params, batch)),
     core.clocked(lambda: their_whole(embed_BTD)),
@@ -203,7 +203,8 @@ def _rows(params, config, theirs, size: Size, batch_size, bandwidth):
     OTHER,
     unit,
     goal=(">=", 1 if batch_size == 1 else 1.2),
-    same_ids=float(same_BT.mean()),
+    same_ids=float((ours_BT == theirs_BT).mean()),
+    different_ids=min(len(set(ids.tolist())) for ids in ours_BT),
   )
   c = config.decoder
   read = sum(leaf.nbytes for leaf in jax.tree.leaves(params["decoder"]))

@@ -120,12 +120,35 @@ def test_a_load_runs_on_the_cpu_whatever_else_there_is(tmp_path):
   assert done.returncode == 0, done.stderr
   report = json.loads(path.read_text())
   assert report["device"].startswith("cpu, ")
-  time, peak = report["rows"]
-  for row in (time, peak):
-    assert row.keys() >= KEYS and row["goal"].startswith("<= ")
+  time, peak, *whole = report["rows"]
+  for row in report["rows"]:
+    assert row.keys() >= KEYS
     assert row["ours"] > 0 and row["other"] > 0
     assert row["other_name"] in done.stdout
-  assert time["unit"] == "s" and peak["unit"] == "GiB" and peak["ok"]
+  assert time["goal"] == "<= 2" and peak["goal"] == "<= 1" and peak["ok"]
+  # The command that saves what was loaded is shown, and not judged.
+  for row, judged in zip(whole, (time, peak), strict=True):
+    assert row["name"].startswith("convert import") and row["goal"] is None
+    assert row["unit"] == judged["unit"]
+
+
+def made(quick):
+  """rows of which one misses its goal, whose name is said, in any size"""
+  yield bench_core.row("fast", 4.0, 2.0, "other", "s", goal=(">=", 1))
+  yield bench_core.row("slow", 1.0, 2.0, "other", "s", goal=(">=", 1))
+  yield bench_core.row("shown", 1.0, 2.0, "other", "s")
+
+
+def test_a_goal_that_is_missed_fails_the_bench_unless_it_is_quick(
+  monkeypatch, tmp_path, capsys
+):
+  monkeypatch.setitem(bench.SUITES, "made", made)
+  path = tmp_path / "rows.json"
+  assert bench.main(["made", f"--json={path}"]) == 1
+  assert capsys.readouterr().out.splitlines()[-1] == "goals missed: slow"
+  assert len(json.loads(path.read_text())["rows"]) == 3
+  assert bench.main(["made", "--quick"]) == 0
+  assert "goals missed" not in capsys.readouterr().out
 
 
 def test_what_is_not_installed_is_one_line_and_the_other_rows_stay(
