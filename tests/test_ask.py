@@ -233,10 +233,10 @@ def test_an_answer_may_be_as_long_as_the_run_let_it_be(tmp_path):
   )
   tokenizer().save(tmp_path / "tokenizer.json")
   stage(tmp_path, "01_cold_start")
-  assert listener_lib.load(tmp_path).sampling.max_new == 6
+  assert listener_lib.read(tmp_path).sampling.max_new == 6
   for needed, most in ((24, 24), (0, 6)):
     (tmp_path / "own.json").write_text(json.dumps({"max_new": needed}))
-    assert listener_lib.load(tmp_path).sampling.max_new == most
+    assert listener_lib.read(tmp_path).sampling.max_new == most
 
 
 @pytest.mark.parametrize("flag", ["workdir", "checkpoint"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import assembly, files, rlvr
+from experiments import files, responses, rlvr
 from tests import world
 
 TANGO = f"{world.CHAIN}\n</think>\nanswer: tango<|EOT|>"
@@ -24,7 +24,7 @@ def test_selection_counts_the_hits_of_each_clip(tmp_path, monkeypatch):
 
     return generate
 
-  monkeypatch.setattr(assembly, "generator", generator)
+  monkeypatch.setattr(responses, "generator", generator)
   asked = rlvr.questions(context, config)
   chosen = rlvr.selected(
     context, {}, asked, config=config, workdir=tmp_path

@@ -105,7 +105,7 @@ def test_samples_of_another_run_that_are_not_there_are_not_drawn_anew(tmp_path):
   path = tmp_path / "mistyped.jsonl"
   config = world.stage("mgrd", sampled=str(path))
   with pytest.raises(ValueError, match="mistyped.jsonl: no such file") as error:
-    mgrd.distil(context, {}, config=config, workdir=tmp_path / "run")
+    mgrd.distil(context, {}, [], config=config, workdir=tmp_path / "run")
   assert str(error.value).startswith(f"config.sampled={path}")
   assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 

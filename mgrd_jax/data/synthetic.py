@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mgrd_jax.audio import espeak, io, synth
+from mgrd_jax.audio import espeak, features, io, synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
 
 # Whose code decides on the set, beside this file's; see `cache_key`.
-MAKERS = (espeak, io, synth, lexicon, schema, sources, text_tasks)
+MAKERS = (espeak, features, io, synth, lexicon, schema, sources, text_tasks)
 COMPARED_SECONDS = 2.6  # the longest clip that another is compared with
 EVIDENCE = {"sums": "words", "logic": "words"}
 

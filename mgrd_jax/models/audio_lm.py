@@ -194,8 +194,8 @@ def _hidden(params, batch: Batch, config: Config):
 def segments(batch: Batch):
   """segment_BT of a batch, packed or not: 0 where there is no token."""
   if batch.segment_BT is None:
-    return batch.valid_BT.astype(jnp.int32)
-  return batch.segment_BT
+    return jnp.asarray(batch.valid_BT, jnp.int32)
+  return jnp.asarray(batch.segment_BT)
 
 
 def positions(batch: Batch):
@@ -203,7 +203,7 @@ def positions(batch: Batch):
   at_T = jnp.arange(batch.tokens_BT.shape[1])
   if batch.segment_BT is None:
     return jnp.broadcast_to(at_T, batch.tokens_BT.shape)
-  segment_BT = batch.segment_BT
+  segment_BT = segments(batch)
   new_BT = segment_BT != jnp.roll(segment_BT, 1, axis=1)
   start_BT = jnp.where(new_BT.at[:, 0].set(True), at_T, 0)
   return at_T - jax.lax.cummax(start_BT, axis=1)

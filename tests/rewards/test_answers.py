@@ -206,9 +206,12 @@ def test_the_time_of_a_hostile_string_grows_with_its_length(seed):
     text(reply, "blue")
     return time.process_time() - start
 
-  short = min(seconds(6_250) for _ in range(3))
+  # The least of three: one may be the turn of the garbage collector.
+  short, long = (
+    min(seconds(length) for _ in range(3)) for length in (6_250, 50_000)
+  )
   # Eight times the length; quadratic would be sixty-four times.
-  assert seconds(50_000) < 24 * max(short, 0.01)
+  assert long < 24 * max(short, 0.01)
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import assembly
+from experiments import assembly, responses
 from mgrd_jax.rewards import format
 from mgrd_jax.rollout import collect
 from mgrd_jax.text import chat, tokenizer
@@ -25,13 +25,13 @@ def test_a_response_to_the_prefilled_tag_parses_as_the_whole_turn(
   tokens = row.tokens[len(prompt.tokens) :]
   sample = collect.Sample(tokens, np.zeros(len(tokens), np.float32), True)
   context = assembly.Context(None, None, TOKENIZER, None, [], {}, {}, {}, [])
-  full = assembly.decoded(context, sample)
+  full = responses.decoded(context, sample)
   turn = TOKENIZER.decode(row.tokens).rpartition("assistant\n")[2]
-  assert full == turn
+  assert full == turn.removesuffix("<|EOT|>")
   parsed = format.parse(full)
   assert parsed.closed and parsed.think == think
   assert parsed.present == (reasoning is not None)
-  assert parsed.reply == "\nanswer: sad<|EOT|>"
+  assert parsed.reply == "\nanswer: sad"
   # Without the tag no block is ever closed, and nothing is right.
   assert not format.parse(TOKENIZER.decode(tokens)).closed
 
