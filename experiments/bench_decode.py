@@ -227,9 +227,7 @@ def decode(quick: bool) -> Iterator[dict]:
   config = released.from_json(model)
   with tempfile.TemporaryDirectory() as folder:
     bench_load.write_random(folder, model, np.float32)
-    params = audio_lm.unstack(
-      convert.load(folder, config, dtype=jnp.float32)
-    )
+    params = convert.load(folder, config, dtype=jnp.float32, unstacked=True)
     theirs = _transformers(folder, model["text_config"], size.new)
     bandwidth = read_bandwidth(size.read)
     for batch_size in size.turns:

@@ -207,7 +207,9 @@ def check_new(folder) -> pathlib.Path:
 def check_room(folder: pathlib.Path, need: int) -> None:
   """Raises ConversionError unless `need` bytes are free where it will be."""
   home = next(p for p in (folder, *folder.parents) if p.exists())
-  free = shutil.disk_usage(home).free
+  # What a write that was cut short has left makes way for the next one.
+  left = shards.size([folder.with_name(f".{folder.name}.part")])
+  free = shutil.disk_usage(home).free + left
   if need > free:
     raise ConversionError(
       f"{folder}: {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; "
