@@ -20,7 +20,8 @@ define install
 @echo ' done'
 endef
 
-.PHONY: help venv test parity parity-data bench tiny ask-test lint clean
+.PHONY: help venv test parity parity-data bench tfio tfio-test tiny ask-test \
+  lint clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -46,7 +47,7 @@ comma := ,
 
 test: venv  ## the tests that need no accelerator
 	JAX_PLATFORMS=cpu $(PY) -m pytest tests \
-	  -m "not slow and not gpu and not tpu" \
+	  -m "not slow and not gpu and not tpu and not tfio" \
 	  --jaxtyping-packages=mgrd_jax,beartype.beartype -q --ignore=tests/parity \
 	  -n 2 --dist loadgroup --no-loadscope-reorder
 
@@ -59,6 +60,27 @@ parity-data: .venv/.parity  ## what those classes give, into tests/data/parity
 SUITE ?= features
 bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode or features
 	$(PY) -m experiments.bench $(SUITE) --json=out/bench/$(SUITE).json
+
+tfio: .venv-tfio/.done  ## .venv-tfio, for prepare shard --decoder=tensorflow-io
+
+# The links are FFmpeg's libraries by the names that TensorFlow-IO asks for.
+.venv-tfio/.done: requirements-tfio.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in \
+	  ((3, 11), (3, 12)) and "TensorFlow-IO has wheels for Python 3.11 and \
+	3.12: make PYTHON=python3.12 tfio")'
+	@$(PYTHON) -m venv --clear .venv-tfio
+	@echo 'installing TensorFlow-IO into .venv-tfio (270 MB, under a minute)'
+	@.venv-tfio/bin/python -m pip install -q --disable-pip-version-check \
+	  --no-deps -r requirements-tfio.txt
+	@mkdir .venv-tfio/lib/ffmpeg; cd .venv-tfio/lib/ffmpeg; \
+	ln -s ../python3*/site-packages/opencv_python_headless.libs/* .; \
+	for lib in lib{av,sw}*; do ln -s "$$lib" \
+	  "$$(sed -E 's/-[0-9a-f]+(\.so\.[0-9]+).*/\1/' <<< "$$lib")"; done
+	@touch $@
+
+tfio-test: venv tfio  ## TensorFlow-IO decodes as libsndfile does
+	JAX_PLATFORMS=cpu $(PY) -m pytest tests -m tfio -q \
+	  --ignore=tests/parity
 
 # Large pages for what a step frees and the next one asks for again: a quarter
 # of a step on a CPU.  Other C libraries do not read it.

@@ -50,6 +50,8 @@ setuptools.setup(
       "nbformat>=5.11",
     ],
     "parity": ["torch==2.13.0", "transformers>=5.0"],
+    # What reads and writes gs://.
+    "gcs": ["etils[epath-gcs]>=1.15"],
     # jax's own extras pin the libtpu and CUDA wheels that match it.
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda13]"],

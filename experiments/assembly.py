@@ -4,22 +4,20 @@
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import multiprocessing
 import pathlib
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import progress as rich_progress
 
 from experiments import files, own_data, provenance
+from experiments.progress import bar
 from mgrd_jax import sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
@@ -29,29 +27,6 @@ from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
 from mgrd_jax.train import checkpoint
-
-
-@contextlib.contextmanager
-def bar(title: str):
-  """A progress bar with an ETA: yields update(done, total, note="")."""
-  columns = (
-    rich_progress.TextColumn("{task.description:<22}"),
-    rich_progress.BarColumn(bar_width=24),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeElapsedColumn(),
-    rich_progress.TextColumn("eta"),
-    rich_progress.TimeRemainingColumn(),
-    rich_progress.TextColumn("{task.fields[note]}"),
-  )
-  with rich_progress.Progress(
-    *columns, transient=True, disable=not sys.stderr.isatty()
-  ) as shown:
-    task = shown.add_task(title, total=None, note="")
-
-    def update(done: int, total: int, note: str = "") -> None:
-      shown.update(task, completed=done, total=total, note=note)
-
-    yield update
 
 
 def fingerprint(config) -> str:

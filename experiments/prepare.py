@@ -1,7 +1,8 @@
 """Checks and prepares data of one's own, before anything trains on it.
 
   python -m experiments.prepare check MANIFEST [--max_seconds=20]
-  python -m experiments.prepare shard MANIFEST --out=DIR
+  python -m experiments.prepare shard MANIFEST --out=DIR [--workers=8] \\
+      [--decoder=tensorflow-io]
   python -m experiments.prepare labels --csv=FILE --audio_column=file \\
       --label_column=class_name --split_column=fold --test_splits=3 \\
       --question="What makes this sound?" --out=out/esc10/manifest.jsonl
@@ -12,10 +13,10 @@ not at all.
 
 import argparse
 import collections
-import dataclasses
+import contextlib
 import hashlib
-import json
 import math
+import os
 import pathlib
 import sys
 
@@ -25,15 +26,23 @@ import rich.progress
 import rich.table
 
 from configs import common
-from experiments import command, files
-from mgrd_jax.audio import io
+from experiments import command, progress
+from mgrd_jax.audio import tfio
 from mgrd_jax.data import labels as labelled
-from mgrd_jax.data import schema, sources, splits
+from mgrd_jax.data import schema, shards, sources, splits
 from mgrd_jax.mgrd import filters
 
 # Training leaves out the rows of longer clips.
 _MAX_SECONDS = common.base("tiny").data.max_seconds
-_RECEIPT = "prepare.json"
+# What `make tfio` makes.
+TFIO_HOME = pathlib.Path(__file__).parents[1] / ".venv-tfio"
+# name → (stack to close it with) → a decoder for one worker.
+DECODERS = {
+  "soundfile": lambda opened: None,
+  "tensorflow-io": lambda opened: opened.enter_context(
+    tfio.Decoder(TFIO_HOME)
+  ),
+}
 
 
 class InputError(ValueError):
@@ -59,25 +68,43 @@ def check(args: argparse.Namespace) -> int:
 
 def shard(args: argparse.Namespace) -> int:
   """copies a manifest's good rows with their clips into ArrayRecord shards"""
-  manifest, out = pathlib.Path(args.manifest), pathlib.Path(args.out)
-  if args.examples_per_shard < 1:
-    raise InputError("--examples_per_shard: write 1 or more")
-  rows = list(schema.scan(manifest))
-  receipt = {
-    "made_by": "experiments.prepare shard",
-    "inputs": _fingerprint(manifest, rows, args),
-  }
-  if _is_done(out, receipt):
+  manifest, out = map(sources.local_or_remote, (args.manifest, args.out))
+  rows = list(schema.scan(manifest, check_files=False))
+  refusals = [r for _, _, refused in rows for r in refused]
+  with (
+    contextlib.ExitStack() as opened,
+    progress.bar("shards", every=30) as update,
+  ):
+    made = shards.write(
+      [example for _, example, _ in rows if example is not None],
+      manifest.parent,
+      out,
+      inputs=_inputs(manifest, args),
+      size=args.examples_per_shard,
+      workers=args.workers,
+      store=lambda: sources.ClipStore(
+        manifest.parent,
+        max_seconds=args.max_seconds,
+        decode=DECODERS[args.decoder](opened),
+      ),
+      progress=lambda p: update(
+        p.shards, p.total, f"{p.clips} clips, {p.refused} refused"
+      ),
+    )
+  for line, example, _ in rows:
+    if example is not None:
+      refs = dict.fromkeys(r for r in example.audio if r in made.refused)
+      refusals += _refusals(line, example, [made.refused[r] for r in refs])
+  _report(len(made.examples), refusals)
+  if not made.examples:
+    raise InputError(f"{manifest}: no usable rows, nothing written")
+  if made.found:
     print(f"{out}: already there, from the same manifest and clips")
-    return 0
-  with files.new_folder(out) as part:
-    examples, refusals = _write_shards(manifest, rows, part, args)
-    _report(len(examples), refusals)
-    if not examples:
-      raise InputError(f"{manifest}: no usable rows, nothing written")
-    schema.write_manifest(part / "manifest.jsonl", examples)
-    (part / _RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
-  print(f"wrote {out / 'manifest.jsonl'}")
+  else:
+    print(
+      f"wrote {out / shards.MANIFEST}: {made.shards} shards, "
+      f"{made.shards - made.made} of them there before"
+    )
   return 0
 
 
@@ -122,8 +149,12 @@ def _track(rows, verb: str):
 
 
 def _unreadable(store, line, example) -> list[schema.Refusal]:
+  return _refusals(line, example, sources.check_clips(store, example))
+
+
+def _refusals(line, example, problems) -> list[schema.Refusal]:
   refusals = []
-  for p in sources.check_clips(store, example):
+  for p in problems:
     fix = p.fix
     if p.reason == "too long":
       fix = (
@@ -155,61 +186,12 @@ def _report(good: int, refusals: list[schema.Refusal], doubts=()) -> None:
   print(f"{good} rows accepted, {len({r.line for r in refusals})} refused")
 
 
-def _fingerprint(manifest, rows, args) -> str:
-  """What a shard folder is made from: rows, clips' sizes and times, flags."""
+def _inputs(manifest, args) -> str:
+  """What shards are made from, but for the clips: rows and flags."""
+  flags = (args.examples_per_shard, args.max_seconds, args.decoder)
   digest = hashlib.sha256(manifest.read_bytes())
-  digest.update(repr((args.examples_per_shard, args.max_seconds)).encode())
-  for ref in sorted({r for _, e, _ in rows if e for r in e.audio}):
-    stat = (manifest.parent / schema.split_ref(ref)[0]).stat()
-    digest.update(repr((ref, stat.st_size, stat.st_mtime_ns)).encode())
+  digest.update(repr(flags).encode())
   return digest.hexdigest()
-
-
-def _is_done(out: pathlib.Path, receipt: dict) -> bool:
-  """Whether `out` is this very result; raises unless it is free to be made."""
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-    return False
-  try:
-    found = json.loads((out / _RECEIPT).read_text())
-  except (OSError, ValueError):
-    found = None
-  if found != receipt:
-    what = "an earlier result from other inputs" if found else "other things"
-    raise InputError(
-      f"{out}: holds {what}; name another --out or remove it first"
-    )
-  return True
-
-
-def _write_shards(manifest, rows, part, args):
-  """Writes the shards; returns Examples that refer to them, and refusals."""
-  store = sources.ClipStore(manifest.parent, max_seconds=args.max_seconds)
-  examples, refusals = [], [r for _, _, refused in rows for r in refused]
-  good = [(line, example) for line, example, _ in rows if example is not None]
-  starts = range(0, len(good), args.examples_per_shard)
-  placed = {}
-  for n, start in enumerate(_track(starts, "writing shards")):
-    waves = {}
-    for line, example in good[start : start + args.examples_per_shard]:
-      try:
-        # 16 bits at once: a shard's waves are held until it is written.
-        waves |= {
-          ref: io.to_int16(store.wave(ref))
-          for ref in example.audio
-          if ref not in placed and ref not in waves
-        }
-      except io.AudioError:
-        refusals += _unreadable(store, line, example)
-      else:
-        examples.append(example)
-    if waves:
-      name = f"clips-{n:05d}.arrayrecord"
-      refs = sources.write_clips(part / name, waves.values())
-      placed.update(zip(waves, refs, strict=True))
-  return [
-    dataclasses.replace(e, audio=tuple(placed[ref] for ref in e.audio))
-    for e in examples
-  ], refusals
 
 
 def _write_once(out: pathlib.Path, examples, overwrite: bool) -> None:
@@ -234,6 +216,12 @@ def _seconds(text: str) -> float:
   return value
 
 
+def _count(text: str) -> int:
+  if not (text.isdecimal() and int(text)):
+    raise argparse.ArgumentTypeError(f"{text!r}: write 1 or more")
+  return int(text)
+
+
 def _parser() -> command.Parser:
   parser = command.Parser(prog="prepare", description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
@@ -251,9 +239,27 @@ def _parser() -> command.Parser:
         help="refuse longer clips (%(default)g, as training does)",
       )
     if run is shard:
-      sub.add_argument("--out", required=True, help="a new folder")
-      sub.add_argument("--examples_per_shard", type=int, default=256)
+      _add_shard_flags(sub)
   return parser
+
+
+def _add_shard_flags(sub: command.Parser) -> None:
+  sub.add_argument(
+    "--out", required=True, help="a new folder, or the one to go on with"
+  )
+  sub.add_argument("--examples_per_shard", type=_count, default=256)
+  sub.add_argument(
+    "--workers",
+    type=_count,
+    default=os.cpu_count(),
+    help="shards made at once (%(default)s)",
+  )
+  sub.add_argument(
+    "--decoder",
+    choices=sorted(DECODERS),
+    default="soundfile",
+    help="tensorflow-io also decodes AAC, and reads gs:// itself; make tfio",
+  )
 
 
 def _add_label_flags(sub: command.Parser) -> None:
@@ -282,11 +288,26 @@ def _add_label_flags(sub: command.Parser) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   args = _parser().parse_args(argv)
-  known = (InputError, labelled.TableError, schema.ManifestError, OSError)
+  known = (
+    InputError,
+    labelled.TableError,
+    schema.ManifestError,
+    shards.FolderError,
+    OSError,
+  )
   try:
     return args.run(args)
   except known as error:
     print(f"prepare {args.command}: {error}", file=sys.stderr)
+    return 1
+  except Exception as error:
+    # What reads gs:// is loaded late, and has kinds of errors of its own.
+    if "://" not in f"{args.manifest} {args.out}":
+      raise
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, ImportError):
+      said = f"{error}: pip install -e '.[gcs]'"
+    print(f"prepare {args.command}: {said}", file=sys.stderr)
     return 1
 
 

@@ -36,6 +36,9 @@ DOORS = {
   "soundfile": ("mgrd_jax/audio/",),
   "soxr": ("mgrd_jax/audio/",),
   "espeakng_loader": ("mgrd_jax/audio/",),
+  # In an environment of its own, which this one never imports.
+  "tensorflow": ("mgrd_jax/audio/tfio_worker.py",),
+  "tensorflow_io": ("mgrd_jax/audio/tfio_worker.py",),
   "optax": ("mgrd_jax/train/", "mgrd_jax/losses/"),
   "ml_collections": ("experiments/", "configs/"),
   "absl": ("experiments/", "configs/"),

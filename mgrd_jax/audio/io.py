@@ -6,6 +6,7 @@
 import dataclasses
 import io
 import os
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -40,6 +41,19 @@ class Info:
   format: str
 
 
+@runtime_checkable
+class Decode(Protocol):
+  """A decoder of files: `audio.tfio.Decoder` is one.
+
+  Returns float32 samples (time, channel) at the file's own rate; raises
+  AudioError, of a clip longer than `max_seconds` before it is decoded.
+  """
+
+  def __call__(
+    self, path: str, *, name: str, max_seconds: int | float | None
+  ) -> tuple[np.ndarray, Info]: ...
+
+
 def read(
   path_or_bytes: str | os.PathLike | bytes,
   *,
@@ -47,6 +61,7 @@ def read(
   mono: str = "first",
   max_seconds: int | float | None = None,
   name: str | None = None,
+  decode: Decode | None = None,
 ) -> tuple[Float32[np.ndarray, " W"], Info]:
   """Decodes WAV, FLAC, OGG (Vorbis, Opus) or MP3 into one channel at `rate`.
 
@@ -57,6 +72,7 @@ def read(
       (its modelling code averages nothing); "mean" averages the channels.
     max_seconds: refuse longer clips, before they are decoded.
     name: what errors call the clip; its path unless given.
+    decode: decodes the file instead of libsndfile, from its path.
 
   Returns:
     wave_W in about [-1, 1] (lossy codecs overshoot a little), and the `Info`.
@@ -68,13 +84,15 @@ def read(
   if mono not in ("first", "mean"):
     raise ValueError(f'mono is "first" or "mean", not {mono!r}')
   if isinstance(path_or_bytes, bytes):
-    data, name = path_or_bytes, name or "audio bytes"
+    name = name or "audio bytes"
+    frames, info = _decode(path_or_bytes, name, max_seconds)
   else:
-    name = name or os.fspath(path_or_bytes)
-    data = _file_bytes(path_or_bytes, name)
-  if not data:
-    raise AudioError(name, "empty file", "replace it by a complete recording")
-  frames, info = _decode(data, name, max_seconds)
+    path = os.fspath(path_or_bytes)
+    name = name or path
+    if decode is None:
+      frames, info = _decode(_file_bytes(path, name), name, max_seconds)
+    else:
+      frames, info = decode(path, name=name, max_seconds=max_seconds)
   wave_W = frames[:, 0] if mono == "first" else frames.mean(axis=1)
   if not np.isfinite(wave_W).all():
     raise AudioError(
@@ -130,6 +148,8 @@ def _file_bytes(path: str | os.PathLike, name: str) -> bytes:
 
 def _decode(data: bytes, name: str, max_seconds: int | float | None):
   """The samples as float32 (time, channel), and the Info."""
+  if not data:
+    raise AudioError(name, "empty file", "replace it by a complete recording")
   cut_short = AudioError(
     name, "corrupt or cut short", "copy or download it again"
   )

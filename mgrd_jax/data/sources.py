@@ -4,33 +4,56 @@
 
 A record of a shard is the clip's int16 little-endian mono PCM at 16 kHz,
 uncompressed and alone in its group, so that reading one costs one seek.  A clip
-that cannot be read raises; no silence ever takes its place.
+that cannot be read raises; no silence ever takes its place.  Where shards.json
+stands beside a manifest, its shards are held against their hashes.
 """
 
+import contextlib
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Iterable
+import posixpath
+import tempfile
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from array_record.python import array_record_module
+from etils import epath
 from jaxtyping import Float32, Shaped
 
 from mgrd_jax.audio import features, io
 from mgrd_jax.data import schema
 
+INDEX = "shards.json"
+
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+_REMAKE = "copy it again, or make the shards again"
+
+
+class ShardError(OSError):
+  """A corpus whose shards are not those of its shards.json; one line.
+
+  No `AudioError`: a row with a bad clip can be left out, a lost shard is not
+  to go unnoticed.
+  """
 
 
 class ClipStore:
   """The clips that a manifest in folder `root` refers to.
 
-  Shards are opened when first needed and stay open; a pickled store (the
-  processes that measure get one) opens them anew.
+  Shards are opened when first needed and stay open; a pickled store (other
+  processes get one) opens them anew.  A shard on gs:// is copied to this
+  machine's disk when it is opened.
 
   Args:
-    root: the manifest's folder.
+    root: the manifest's folder, here or on gs://.
     mono: "first" or "mean", see `audio.io.read`.
     max_seconds: clips longer than this raise.
+    decode: another decoder of files, see `audio.io.read`.
+
+  Raises:
+    ShardError: a shard that shards.json names is missing.
   """
 
   def __init__(
@@ -39,11 +62,15 @@ class ClipStore:
     *,
     mono: str = "first",
     max_seconds: int | float | None = None,
+    decode: io.Decode | None = None,
   ):
-    self.root = pathlib.Path(root)
+    self.root = local_or_remote(root)
     self.mono = mono
     self.max_seconds = max_seconds
+    self._decode = decode
+    self._index = _present(self.root)
     self._readers = {}
+    self._copies = None
 
   def wave(self, ref: str) -> Float32[np.ndarray, " W"]:
     """The clip as float32 mono at 16 kHz.
@@ -51,6 +78,7 @@ class ClipStore:
     Raises:
       io.AudioError: the clip or its shard is missing or corrupt, or the clip
         is too long, or so short that no audio token stands for it.
+      ShardError: the shard is not the one that shards.json names.
     """
     wave_W = self._read(ref)
     if not features.token_count(min(len(wave_W), features.CHUNK)):
@@ -63,7 +91,11 @@ class ClipStore:
     file, record = schema.split_ref(ref)
     if record is None:
       return io.read(
-        self.root / file, mono=self.mono, max_seconds=self.max_seconds, name=ref
+        below(self.root, file),
+        mono=self.mono,
+        max_seconds=self.max_seconds,
+        name=ref,
+        decode=self._decode,
       )[0]
     reader = self._reader(file)
     if record >= reader.num_records():
@@ -88,21 +120,37 @@ class ClipStore:
     for reader in self._readers.values():
       reader.close()
     self._readers = {}
+    if self._copies is not None:
+      self._copies.cleanup()
+      self._copies = None
 
   def _reader(self, file: str):
     if file not in self._readers:
-      path = self.root / file
+      path = below(self.root, file)
       if not path.is_file():
         raise io.AudioError(file, "no such file", "check the path")
-      reader = array_record_module.ArrayRecordReader(str(path))
+      here = path if isinstance(path, pathlib.Path) else self._copy(path)
+      told = self._index.get(file)
+      if told and fingerprint(here) != (told["bytes"], told["sha256"]):
+        raise ShardError(
+          f"{path}: changed since it was made, {INDEX} has another hash; "
+          f"{_REMAKE}"
+        )
+      reader = array_record_module.ArrayRecordReader(str(here))
       # A file of another kind opens without a word and looks empty.
       if not reader.num_records():
         raise io.AudioError(file, "no ArrayRecord of clips", "write it again")
       self._readers[file] = reader
     return self._readers[file]
 
+  def _copy(self, path: epath.Path) -> pathlib.Path:
+    self._copies = self._copies or tempfile.TemporaryDirectory()
+    here = pathlib.Path(self._copies.name, f"{len(self._readers)}-{path.name}")
+    path.copy(here, overwrite=True)
+    return here
+
   def __getstate__(self):
-    return self.__dict__ | {"_readers": {}}
+    return self.__dict__ | {"_readers": {}, "_copies": None}
 
 
 def write_clips(
@@ -120,6 +168,7 @@ def write_clips(
   Raises:
     ValueError: the name does not end in .arrayrecord, there are no clips, or
       one is empty.
+    OSError: the shard cannot be written, of a full disk for one.
   """
   path = pathlib.Path(path)
   if path.suffix != ".arrayrecord":
@@ -133,17 +182,81 @@ def write_clips(
         raise ValueError(f"{path}: clip {len(refs)} is empty")
       if wave_W.dtype != np.int16:
         wave_W = io.to_int16(wave_W)
-      writer.write(wave_W.astype("<i2").tobytes())
+      with _writing(path):
+        writer.write(wave_W.astype("<i2").tobytes())
       refs.append(f"{path.name}#{len(refs)}")
     if not refs:
       raise ValueError(f"{path}: no clips to write")
-    writer.close()
+    with _writing(path):
+      writer.close()
     os.replace(part, path)
   finally:
     if writer.is_open():
       writer.close()
     part.unlink(missing_ok=True)
   return refs
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(f"{path}: {str(error).split(';')[0]}") from None
+
+
+def local_or_remote(path: str | os.PathLike) -> pathlib.Path | epath.Path:
+  """A path of this machine as pathlib's, any other (gs://) as epath's."""
+  path = os.fspath(path)
+  return epath.Path(path) if "://" in path else pathlib.Path(path)
+
+
+def below(root, file: str) -> pathlib.Path | epath.Path:
+  """`root / file`; where no `..` is understood, on gs://, it is resolved."""
+  if isinstance(root, pathlib.Path):
+    return root / file
+  scheme, _, rest = os.fspath(root).partition("://")
+  rest = posixpath.normpath(posixpath.join(rest, file))
+  return epath.Path(f"{scheme}://{rest}")
+
+
+def fingerprint(path: pathlib.Path) -> tuple[int, str]:
+  """(bytes, sha256) of a file on this machine."""
+  with path.open("rb") as file:
+    return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_index(root) -> dict | None:
+  """What shards.json says; None where there is none.
+
+  Raises:
+    ShardError: it is damaged.
+  """
+  path = local_or_remote(root) / INDEX
+  if not path.is_file():
+    return None
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ShardError(f"{path}: damaged ({error}); {_REMAKE}") from None
+
+
+def _present(root) -> dict[str, dict]:
+  """What shards.json says of each shard that holds clips.
+
+  One listing instead of a question for each: a corpus has thousands.
+  """
+  index = read_index(root)
+  if index is None:
+    return {}
+  told = {name: s for name, s in index["shards"].items() if s["rows"]}
+  gone = sorted(told.keys() - {path.name for path in root.iterdir()})
+  if gone:
+    raise ShardError(
+      f"{root / gone[0]}: missing ({len(gone)} of the {len(told)} shards that "
+      f"{INDEX} names); {_REMAKE}"
+    )
+  return told
 
 
 def check_clips(
