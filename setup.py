@@ -48,8 +48,11 @@ setuptools.setup(
       "nbclient>=0.11",
       "ipykernel>=7.4",
       "nbformat>=5.11",
+      "tensorboardX>=2.6",
     ],
     "parity": ["torch==2.13.0", "transformers>=5.0"],
+    "tensorboard": ["tensorboardX>=2.6"],
+    "wandb": ["wandb>=0.25"],
     # What reads and writes gs://.
     "gcs": ["etils[epath-gcs]>=1.15"],
     # jax's own extras pin the libtpu and CUDA wheels that match it.

@@ -45,6 +45,8 @@ def base(size: str) -> ConfigDict:
       model="tiny",
       init="",
       stage=0,
+      # Beside metrics.jsonl, by the extras of the same names.
+      log=dict(tensorboard=False, wandb=False),
       data=dict(
         manifest="",
         cache="out/cache",

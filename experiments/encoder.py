@@ -251,6 +251,7 @@ def run(config, workdir, context=None) -> dict:
       folder=workdir,
       save_every=config.save_every,
       log_every=10,
+      log=flags.log(config),
       progress=lambda done, total, m: update(
         done, total, f"attributes {m['encoder/attribute_acc']:.2f}"
       ),

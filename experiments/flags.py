@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from experiments import files
+from mgrd_jax.train import writers
 
 FLAGS = absl_flags.FLAGS
 
@@ -81,6 +82,15 @@ def _parse(argv):
     ) from None
 
 
+def log(config) -> Callable:
+  """Where a stage's metrics go, as its config and this process say."""
+  return writers.chosen(
+    process=jax.process_index(),
+    settings=config.to_dict(),
+    **config.log.to_dict(),
+  )
+
+
 def save_config(config, workdir) -> None:
   """Keeps the resolved config beside the results; refuses a changed one."""
   path = pathlib.Path(workdir) / "config.json"
@@ -88,11 +98,15 @@ def save_config(config, workdir) -> None:
   if path.exists() and path.read_text() != text:
     fix = "choose another --workdir or remove it"
     old, new = files.read_json(path, fix), json.loads(text)
-    changed = sorted(_differences(old, new))
-    raise ValueError(
-      f"{workdir}: holds a run of another config (changed: "
-      f"{', '.join(changed)}); {fix}"
+    # What is learned does not depend on who is told.
+    changed = sorted(
+      n for n in _differences(old, new) if n.split(".")[0] != "log"
     )
+    if changed:
+      raise ValueError(
+        f"{workdir}: holds a run of another config (changed: "
+        f"{', '.join(changed)}); {fix}"
+      )
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{path.name}.part")
   part.write_text(text)

@@ -30,7 +30,7 @@ from experiments.clock import Clock
 from mgrd_jax.eval import measures, report
 from mgrd_jax.train import metrics
 
-SHARED = ("seed", "model", "data")
+SHARED = ("seed", "model", "data", "log")
 # What of the data decides on the examples, and so on the vocabulary.
 DATA = tuple(
   f"data.{name}" for name in ("manifest", "max_seconds", "labelled", "sizes")
@@ -172,7 +172,7 @@ def _base(config, stages) -> pathlib.Path | None:
     return None
   base = pathlib.Path(config.base)
   blocks = [name for name in config if hasattr(config[name], "items")]
-  same = {"seed", "model", "rounds", *DATA, *blocks} - {"data", "last"}
+  same = {"seed", "model", "rounds", *DATA, *blocks} - {"data", "last", "log"}
   assembly.same_run("base", base, config, sorted(same))
   for number, (name, _, _) in enumerate(stages[:-1]):
     if not _done(_folder(base, number, name)):

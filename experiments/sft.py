@@ -158,6 +158,7 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
       folder=workdir,
       save_every=config.save_every,
       log_every=10,
+      log=flags.log(config),
       progress=lambda done, total, m: update(
         done, total, f"loss {m['train/loss']:.3f}"
       ),

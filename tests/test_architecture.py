@@ -40,6 +40,8 @@ DOORS = {
   "tensorflow": ("mgrd_jax/audio/tfio_worker.py",),
   "tensorflow_io": ("mgrd_jax/audio/tfio_worker.py",),
   "optax": ("mgrd_jax/train/", "mgrd_jax/losses/"),
+  "tensorboardX": ("mgrd_jax/train/writers.py",),
+  "wandb": ("mgrd_jax/train/writers.py",),
   "ml_collections": ("experiments/", "configs/"),
   "absl": ("experiments/", "configs/"),
   "torch": (),

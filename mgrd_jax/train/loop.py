@@ -3,6 +3,7 @@
     for step in start .. steps:  state, metrics = step_fn(state, data(step))
 """
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ def run(
   folder,
   save_every: int,
   log_every: int = 1,
+  log: Callable[..., metrics.Writer] = metrics.jsonl,
   progress: Callable[[int, int, dict], None] = lambda done, total, m: None,
 ):
   """Runs `step_fn` from the newest checkpoint in `folder` to `steps`.
@@ -31,6 +33,8 @@ def run(
     save_every: steps between checkpoints; the last step is not saved here,
       because the stage that owns the loop saves its result.
     log_every: steps between lines of metrics.
+    log: (folder, first step) -> where metrics go; `writers.chosen` gives more
+      than metrics.jsonl.
 
   Returns:
     The state after `steps` steps.
@@ -41,14 +45,15 @@ def run(
   folder = pathlib.Path(folder)
   start, restored = checkpoint.restore_latest(folder, state)
   state = state if restored is None else restored
-  log = metrics.Log(folder / "metrics.jsonl", start=start)
-  for step in range(start, steps):
-    state, measured = step_fn(state, data(step))
-    last = step + 1 == steps
-    if step % log_every == 0 or last:
-      measured = metrics.to_floats(measured)
-      log.write(step, measured)
-      progress(step + 1, steps, measured)
-    if (step + 1) % save_every == 0 and not last:
-      checkpoint.save_step(folder, step + 1, state)
+  with contextlib.closing(log(folder, start)) as writer:
+    for step in range(start, steps):
+      state, measured = step_fn(state, data(step))
+      last = step + 1 == steps
+      if step % log_every == 0 or last:
+        measured = metrics.to_floats(measured)
+        writer.write(step, measured)
+        progress(step + 1, steps, measured)
+      if (step + 1) % save_every == 0 and not last:
+        checkpoint.save_step(folder, step + 1, state)
+        writer.flush()
   return state

@@ -5,11 +5,24 @@
 
 import json
 import math
-import pathlib
+from typing import Protocol, runtime_checkable
+
+from etils import epath
 
 
 class NonFiniteError(FloatingPointError):
   """A metric is NaN or infinite; the message names it and the step."""
+
+
+@runtime_checkable
+class Writer(Protocol):
+  """Where metrics go: `Log` here, others in `train.writers`."""
+
+  def write(self, step: int, metrics: dict[str, float]) -> None: ...
+
+  def flush(self) -> None: ...
+
+  def close(self) -> None: ...
 
 
 def to_floats(metrics: dict) -> dict[str, float]:
@@ -28,28 +41,51 @@ class Log:
   """An append-only metrics.jsonl; every step stands in it once.
 
   Opening it for a run that starts at `start` drops what an interrupted run
-  wrote past that step.
+  wrote past that step.  A line is on disk when `write` returns; on gs://,
+  where nothing can be appended to, when `flush` does.
   """
 
   def __init__(self, path, *, start: int = 0):
-    self.path = pathlib.Path(path)
-    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.path = epath.Path(path)
+    self._remote = "://" in str(self.path)
+    if not self._remote:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(self.path) if row["step"] < start]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    part = self.path.with_name(f".{self.path.name}.part")
-    part.write_text(text)
-    part.replace(self.path)
+    self._text = "".join(json.dumps(row) + "\n" for row in kept)
+    self._replace()
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Appends one line; raises NonFiniteError before writing it."""
     check_finite(step, metrics)
-    with self.path.open("a") as file:
-      file.write(json.dumps({"step": step} | metrics) + "\n")
+    line = json.dumps({"step": step} | metrics) + "\n"
+    if self._remote:
+      self._text += line
+    else:
+      with self.path.open("a") as file:
+        file.write(line)
+
+  def flush(self) -> None:
+    """All lines are on disk."""
+    if self._remote:
+      self._replace()
+
+  def close(self) -> None:
+    self.flush()
+
+  def _replace(self) -> None:
+    part = self.path.with_name(f".{self.path.name}.part")
+    part.write_text(self._text)
+    part.replace(self.path)
+
+
+def jsonl(folder, start: int) -> Log:
+  """The log of a run that resumes at step `start`."""
+  return Log(epath.Path(folder) / "metrics.jsonl", start=start)
 
 
 def read(path) -> list[dict]:
   """All whole lines of a metrics.jsonl; a torn last line is dropped."""
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   rows = []
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
