@@ -19,8 +19,8 @@ _KINDS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG"}
 _PCM, _EXTENSIBLE = b"\x01\x00", b"\xfe\xff"
 # Programs that write WAV to a pipe cannot know the length and put a huge one.
 _STREAMED_BYTES = 0x7F000000
-# MPEG-4 audio object types: 2 is AAC-LC.
-_AAC_LC = 2
+# MPEG-4 audio object types; AAC-LC may be extended to HE-AAC.
+_AAC_LC, _SBR, _EXTENDED = 2, 5, b"\x56\xe5"
 _FULL_SCALE = {"uint8": 128.0, "int16": 32768.0, "int32": 2147483648.0}
 
 
@@ -109,11 +109,11 @@ def _tensor(tfio, integers: bool, max_seconds):
 def _aac(tfio, data: bytes, max_seconds):
   """AAC-LC in MP4; the op tells no rate, and takes every object for LC."""
   entry = re.search(rb"stsd.{12}mp4a.{24}(.{2})", data, re.DOTALL)
-  if not entry:
+  rate = int.from_bytes(entry[1], "big") if entry else 0
+  if not rate:
     raise Refused("no AAC in this MP4", "convert it to WAV or FLAC")
   if _object_type(data[entry.end() :]) != _AAC_LC:
     raise Refused("not AAC-LC", "convert it to WAV or FLAC")
-  rate = int.from_bytes(entry[1], "big")
   samples = tfio.audio.decode_aac(data).numpy()
   _check_length(len(samples), rate, max_seconds)
   return samples, rate, "AAC"
@@ -125,11 +125,16 @@ def _object_type(data: bytes) -> int | None:
   # four bytes, and, before the next one, 3 and 13 bytes.
   length = rb"[\x80-\xff]{0,3}[\x00-\x7f]"
   found = re.search(
-    rb"esds.{4}\x03%b.{3}\x04%b.{13}\x05%b(.)" % (length, length, length),
+    rb"esds.{4}\x03%b.{3}\x04%b.{13}\x05%b(.{1,5})" % (length, length, length),
     data,
     re.DOTALL,
   )
-  return found and found[1][0] >> 3
+  if not found:
+    return None
+  config = found[1]
+  if config[2:4] == _EXTENDED and config[4:5] >= b"\x80":
+    return _SBR
+  return config[0] >> 3
 
 
 def _plain_wav(data: bytes) -> tuple[bytes, bool]:

@@ -4,6 +4,7 @@ import json
 import struct
 import sys
 
+import numpy as np
 import pytest
 
 from configs import sft as sft_config
@@ -30,28 +31,22 @@ def events(folder) -> list[tuple[int, str, float]]:
   return found
 
 
-def run(folder, steps, log, *, save_every=2, stop=None):
-  """A loop whose metric is its step; `stop` is a step that never comes."""
-
-  def data(step):
-    if step == stop:
-      raise KeyboardInterrupt
-    return step
-
+def run(folder, steps, log):
+  """A loop whose metric is a quarter of its step."""
   return loop.run(
-    lambda state, step: (state, {"train/loss": float(step) / 4}),
-    {},
-    data,
+    lambda state, step: (state, {"train/loss": step / 4}),
+    {"w_D": np.zeros(2)},
+    lambda step: step,
     steps=steps,
     folder=folder,
-    save_every=save_every,
+    save_every=steps,
     log=log,
   )
 
 
 def test_tensorboard_holds_what_the_jsonl_holds(tmp_path):
   pytest.importorskip("tensorboardX")
-  run(tmp_path, 4, writers.chosen(tensorboard=True), save_every=9)
+  run(tmp_path, 4, writers.chosen(tensorboard=True))
   expected = [(i, "train/loss", i / 4) for i in range(4)]
   assert events(tmp_path) == expected
   rows = metrics.read(tmp_path / "metrics.jsonl")
@@ -124,7 +119,7 @@ def test_wandb_is_told_every_step_under_our_own_count(tmp_path, wandb):
 
 def test_a_resumed_run_of_wandb_is_the_same_run(tmp_path, wandb):
   for _ in range(2):
-    writers.WandB(tmp_path / "run", settings={}).close()
+    writers.WandB(tmp_path, settings={}).close()
   ids = [call["id"] for call in wandb() if call["call"] == "init"]
   assert ids == [None, "made-up"]
 
@@ -145,7 +140,7 @@ def test_a_missing_extra_is_one_line_that_names_it(
 
 def test_other_processes_write_nothing_but_stop_where_the_first_does(tmp_path):
   log = writers.chosen(process=1, tensorboard=True, wandb=True)
-  run(tmp_path / "one", 3, log, save_every=9)
+  run(tmp_path / "one", 3, log)
   assert not (tmp_path / "one").exists()
   for process in (0, 1):
     writer = writers.chosen(process=process)(tmp_path / "two", 0)
@@ -168,7 +163,7 @@ def test_a_log_on_gs_holds_each_step_once_across_a_kill(
   name, folder = bucket
   first = metrics.jsonl(f"{name}/run", 0)
   for step in range(5):
-    first.write(step, {"a": step})
+    first.write(step, {"a": float(step)})
     if step == 3:
       first.flush()
   path = folder / "run" / "metrics.jsonl"
@@ -176,7 +171,7 @@ def test_a_log_on_gs_holds_each_step_once_across_a_kill(
   assert [r["step"] for r in metrics.read(path)] == [0, 1, 2, 3]
   second = metrics.jsonl(f"{name}/run", 3)
   for step in (3, 4):
-    second.write(step, {"a": 10 * step})
+    second.write(step, {"a": 10.0 * step})
   second.close()
   rows = metrics.read(f"{name}/run/metrics.jsonl")
   assert [(r["step"], r["a"]) for r in rows] == [
