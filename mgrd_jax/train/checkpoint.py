@@ -3,13 +3,17 @@
     folder/step_00000400/   one pytree, by orbax; renamed into place
 """
 
+import json
+import logging
 import pathlib
 import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+_LOG = logging.getLogger(__name__)
 _STEP = re.compile(r"step_(\d{8})")
 
 
@@ -110,12 +114,68 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
   }
 
 
-def save_step(folder, step: int, tree, *, keep: int = 1) -> None:
-  """Saves `tree` as the state after `step` steps; keeps the newest `keep`."""
-  folder = pathlib.Path(folder)
-  save(folder / f"step_{step:08d}", tree)
-  for old in steps(folder)[:-keep]:
-    shutil.rmtree(folder / f"step_{old:08d}")
+class Steps:
+  """The checkpoints of a running loop, written while it goes on.
+
+  One is written at a time; `save` waits for the one before and returns once
+  the arrays are copied, so that the state may be donated to the next step.
+  The newest `keep` stay, and the one whose score is lowest.
+  """
+
+  def __init__(self, folder, *, keep: int = 1):
+    self._folder, self._keep = pathlib.Path(folder).absolute(), keep
+    self._scores = self._folder / "scores.json"
+    self._writer = ocp.StandardCheckpointer()
+
+  def save(self, step: int, tree, score: float | None = None) -> None:
+    """Begins to write `tree` as the state after `step` steps."""
+    self._finish()
+    path = self._folder / f"step_{step:08d}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    for torn in self._folder.glob("step_*.orbax-checkpoint-tmp*"):
+      shutil.rmtree(torn)
+    if score is not None:
+      _write_json(self._scores, self._known() | {str(step): score})
+    self._writer.save(path, jax.tree.map(_own, tree))
+
+  def close(self) -> None:
+    """Waits for the last one."""
+    self._finish()
+    self._writer.close()
+
+  def _known(self) -> dict[str, float]:
+    if not self._scores.exists():
+      return {}
+    return json.loads(self._scores.read_text())
+
+  def _finish(self) -> None:
+    """Waits for what is being written, then removes what need not stay."""
+    self._writer.wait_until_finished()
+    there = steps(self._folder)
+    scores = {at: self._known().get(str(at)) for at in there}
+    known = [at for at in there if scores[at] is not None]
+    best = min(known, key=scores.get, default=None)
+    for old in there[: -self._keep]:
+      if old != best:
+        shutil.rmtree(self._folder / f"step_{old:08d}")
+
+
+def _own(leaf):
+  """A leaf whose bytes no later step can overwrite.
+
+  On a CPU the host's view of an array is the array itself.
+  """
+  on_cpu = isinstance(leaf, jax.Array) and all(
+    device.platform == "cpu" for device in leaf.devices()
+  )
+  return jnp.copy(leaf) if on_cpu else leaf
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+  part = path.with_name(f".{path.name}.part")
+  part.write_text(json.dumps(content))
+  part.replace(path)
 
 
 def steps(folder) -> list[int]:
@@ -130,7 +190,7 @@ def steps(folder) -> list[int]:
 def restore_latest(folder, like):
   """(step, tree) of the newest checkpoint that can be read, or (0, None).
 
-  A torn one is passed over for the one before it.
+  A torn one is passed over for the one before it, and said to be.
 
   Raises:
     MismatchError: the newest whole one is of another model; starting anew
@@ -142,6 +202,6 @@ def restore_latest(folder, like):
       return step, restore(folder / f"step_{step:08d}", like)
     except MismatchError:
       raise
-    except CheckpointError:
-      continue
+    except CheckpointError as error:
+      _LOG.warning("%s; passed over for the one before it", error)
   return 0, None

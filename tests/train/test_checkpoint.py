@@ -1,5 +1,6 @@
 """Checkpoints: bitwise, whole, and refused when they do not fit."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mgrd_jax import sharding
 from mgrd_jax.train import checkpoint, optim, steps
 from tests.conftest import ROOT
 
@@ -106,9 +108,15 @@ def test_a_checkpoint_of_another_model_is_refused_with_one_line(
   assert str(tmp_path / "ckpt") in text and "another model" in text
 
 
+def save(folder, *at, keep=2, scores=()):
+  """Checkpoints of the states after these steps."""
+  with contextlib.closing(checkpoint.Steps(folder, keep=keep)) as saved:
+    for step, score in zip(at, scores or [None] * len(at), strict=True):
+      saved.save(step, state(step=step), score)
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
-  for step in (2, 4, 6):
-    checkpoint.save_step(tmp_path, step, state(step=step), keep=2)
+  save(tmp_path, 2, 4, 6)
   assert checkpoint.steps(tmp_path) == [4, 6]
   step, tree = checkpoint.restore_latest(tmp_path, state())
   assert step == 6
@@ -128,9 +136,8 @@ def tear(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def test_a_torn_newest_checkpoint_is_passed_over(tmp_path):
-  for step in (2, 4):
-    checkpoint.save_step(tmp_path, step, state(step=step), keep=2)
+def test_a_torn_newest_checkpoint_is_passed_over_and_named(tmp_path, caplog):
+  save(tmp_path, 2, 4)
   tear(tmp_path / "step_00000004")
   with pytest.raises(checkpoint.CheckpointError) as caught:
     checkpoint.restore(tmp_path / "step_00000004", state())
@@ -138,10 +145,56 @@ def test_a_torn_newest_checkpoint_is_passed_over(tmp_path):
   step, tree = checkpoint.restore_latest(tmp_path, state())
   assert step == 2
   assert_bitwise(tree, state(step=2))
+  (said,) = (
+    r.getMessage() for r in caplog.records if r.name == checkpoint.__name__
+  )
+  assert str(tmp_path / "step_00000004") in said and "passed over" in said
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+  save(tmp_path, 1, 2, 3, 4, keep=1, scores=(3.0, 1.0, 2.0, 5.0))
+  assert checkpoint.steps(tmp_path) == [2, 4]
+  # Another run of the loop knows the scores of the one before.
+  save(tmp_path, 5, 6, keep=1, scores=(4.0, 0.5))
+  assert checkpoint.steps(tmp_path) == [6]
+
+
+def test_a_state_that_is_donated_while_it_is_written_is_saved_whole(tmp_path):
+  step = jax.jit(lambda x: x + 1, donate_argnums=0)
+  x = jnp.zeros((4, 1024, 1024))
+  with contextlib.closing(checkpoint.Steps(tmp_path, keep=9)) as saved:
+    for at in range(1, 4):
+      x = step(x)
+      saved.save(at, {"x": x})
+  for at in checkpoint.steps(tmp_path):
+    found = checkpoint.restore(tmp_path / f"step_{at:08d}")["x"]
+    assert (np.asarray(found) == at).all()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_eight_devices_state_is_restored_onto_fewer(tmp_path, devices):
+  if jax.device_count() != 8:
+    pytest.skip("needs eight devices")
+  tree = {"up_DF": jnp.arange(64.0).reshape(8, 8), "step": jnp.int32(3)}
+
+  def placed(count):
+    mesh = sharding.make_mesh(
+      fsdp=max(count // 2, 1),
+      tensor=min(count, 2),
+      devices=jax.devices()[:count],
+    )
+    return jax.device_put(tree, sharding.shardings(mesh, tree))
+
+  with contextlib.closing(checkpoint.Steps(tmp_path)) as saved:
+    saved.save(1, placed(8))
+  like = placed(devices)
+  _, found = checkpoint.restore_latest(tmp_path, like)
+  assert_bitwise(found, tree)
+  assert found["up_DF"].sharding == like["up_DF"].sharding
 
 
 def test_what_an_interrupted_save_left_is_no_checkpoint(tmp_path):
-  checkpoint.save_step(tmp_path, 2, state(step=2))
+  save(tmp_path, 2)
   # The writer renames its folder into place when all is written.
   half = tmp_path / "step_00000004.orbax-checkpoint-tmp"
   half.mkdir()
@@ -151,6 +204,6 @@ def test_what_an_interrupted_save_left_is_no_checkpoint(tmp_path):
 
 
 def test_steps_of_another_model_are_not_passed_over_in_silence(tmp_path):
-  checkpoint.save_step(tmp_path, 2, state())
+  save(tmp_path, 2)
   with pytest.raises(checkpoint.CheckpointError, match="another model"):
     checkpoint.restore_latest(tmp_path, state(width=4))
