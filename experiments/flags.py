@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from experiments import files
-from mgrd_jax.train import writers
+from mgrd_jax.train import loop, writers
 
 FLAGS = absl_flags.FLAGS
 
@@ -53,6 +54,10 @@ def main(run: Callable, finish: Callable = print) -> None:
       save_config(config, workdir)
       compile_once(config.data.cache)
       finish(run(config, workdir))
+    except SystemExit as stop:
+      if stop.code == loop.STOPPED:
+        print("stopped, and saved: the same command goes on", file=sys.stderr)
+      raise
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
       if os.environ.get("MGRD_TRACEBACK"):
         raise

@@ -1,13 +1,37 @@
 """The host loop: steps, metrics, checkpoints, progress; resumes itself.
 
     for step in start .. steps:  state, metrics = step_fn(state, data(step))
+
+Told to stop (SIGTERM, as a machine is that is taken away), it ends its step,
+saves and leaves; the same command goes on from there.
 """
 
 import contextlib
 import pathlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 
 from mgrd_jax.train import checkpoint, metrics
+
+STOPPED = 128 + signal.SIGTERM  # the exit status of who was told to stop
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+  """Whether SIGTERM has come since; it ends nothing meanwhile.
+
+  Off the main thread no signal can be caught, and it is never.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda: False
+    return
+  told = threading.Event()
+  before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+  try:
+    yield told.is_set
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def run(
@@ -19,6 +43,8 @@ def run(
   folder,
   save_every: int,
   log_every: int = 1,
+  keep: int = 1,
+  best: str = "",
   log: Callable[..., metrics.Writer] = metrics.jsonl,
   progress: Callable[[int, int, dict], None] = lambda done, total, m: None,
 ):
@@ -33,6 +59,8 @@ def run(
     save_every: steps between checkpoints; the last step is not saved here,
       because the stage that owns the loop saves its result.
     log_every: steps between lines of metrics.
+    keep: how many of the newest checkpoints stay.
+    best: the metric whose lowest value keeps its checkpoint as well.
     log: (folder, first step) -> where metrics go; `writers.chosen` gives more
       than metrics.jsonl.
 
@@ -41,19 +69,29 @@ def run(
 
   Raises:
     NonFiniteError: a logged metric is NaN or infinite.
+    SystemExit: it was told to stop, and has saved.
   """
   folder = pathlib.Path(folder)
   start, restored = checkpoint.restore_latest(folder, state)
   state = state if restored is None else restored
-  with contextlib.closing(log(folder, start)) as writer:
+  saved = checkpoint.Steps(folder, keep=keep)
+  score = None
+  with (
+    contextlib.closing(log(folder, start)) as writer,
+    contextlib.closing(saved),
+    _told_to_stop() as told,
+  ):
     for step in range(start, steps):
       state, measured = step_fn(state, data(step))
-      last = step + 1 == steps
+      done, last = step + 1, step + 1 == steps
       if step % log_every == 0 or last:
         measured = metrics.to_floats(measured)
         writer.write(step, measured)
-        progress(step + 1, steps, measured)
-      if (step + 1) % save_every == 0 and not last:
-        checkpoint.save_step(folder, step + 1, state)
+        score = measured.get(best, score)
+        progress(done, steps, measured)
+      if (done % save_every == 0 or told()) and not last:
+        saved.save(done, state, score)
         writer.flush()
+        if told():
+          raise SystemExit(STOPPED)
   return state

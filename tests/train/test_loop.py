@@ -1,5 +1,7 @@
 """The host loop: resumed runs are the same runs, to the bit."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,29 @@ def test_a_run_killed_and_resumed_is_the_run_itself(tmp_path, kills):
   rows = metrics.read(path)
   assert [row["step"] for row in rows] == list(range(6))
   assert int(resumed.step) == 6
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_run_told_to_stop_saves_its_step_and_goes_on_bitwise(tmp_path, at):
+  def data(step):
+    if step == at:
+      signal.raise_signal(signal.SIGTERM)
+    return STREAM[step]
+
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(SystemExit) as stopped:
+    run(tmp_path / "cut", data=data, save_every=100)
+  assert stopped.value.code == loop.STOPPED == 143
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert checkpoint.steps(tmp_path / "cut") == [at + 1]
+  assert bits(run(tmp_path / "cut")) == bits(run(tmp_path / "whole"))
+
+
+def test_the_best_step_keeps_its_checkpoint(tmp_path):
+  run(tmp_path, save_every=1, best="train/loss")
+  rows = metrics.read(tmp_path / "metrics.jsonl")[:-1]  # the last is not saved
+  best = min(rows, key=lambda row: row["train/loss"])["step"] + 1
+  assert checkpoint.steps(tmp_path) == sorted({best, 5})
 
 
 def test_a_resumed_run_asks_for_the_steps_that_are_left(tmp_path):
