@@ -55,6 +55,7 @@ NAME_DOORS = {
 }
 # By the command that is nothing but its flags, and by every test.
 TESTED_ELSEWHERE = {
+  "audio/tfio_worker": "audio/test_tfio.py",
   "data/labels": "test_prepare.py",
   "types": "test_architecture.py",
 }

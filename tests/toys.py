@@ -40,6 +40,17 @@ CONFIG = audio_lm.Config(
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
+# As XLA compiles by itself, whatever conftest tells it: for the sampler and the
+# trainer, whose rounding is compared.
+plain_jit = functools.partial(
+  jax.jit,
+  compiler_options={"xla_backend_optimization_level": 0}
+  | (
+    {"xla_cpu_use_fusion_emitters": True}
+    if jax.__version_info__[:2] == (0, 10)
+    else {}
+  ),
+)
 apply = functools.partial(audio_lm.apply, config=CONFIG)
 continuations = functools.partial(audio_lm.continuations, config=CONFIG)
 values = functools.partial(audio_lm.values, config=CONFIG)
@@ -117,7 +128,7 @@ def batch(items, *, time: int = 16, clips: int = 1, rows: int = 0):
 def generator(*, samples: int, max_new: int, temperature: float):
   """(params, batch, request_B, key, ban_V) -> the engine's samples."""
 
-  @jit
+  @plain_jit
   def generate(params, batch, request_B, key, ban_V):
     return engine.generate(
       params,
@@ -163,7 +174,7 @@ CRITIC = jit(
 )
 
 
-@jit
+@plain_jit
 def UPDATE(state, critic_params, scored, ban_V):
   """Advantages and one policy step: (state, frozen, metrics)."""
   frozen, metrics = steps.advantages(
