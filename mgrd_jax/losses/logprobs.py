@@ -64,8 +64,30 @@ def token_logprobs(
   found_BS = choice_logprobs(logits_BSV, next_BS)
   if at_BS is not None:
     found_BS = _spread(found_BS, at_BS, tokens_BT.shape[-1])
+  return shifted(found_BS)
+
+
+def of_rows(score, tokens_BT: Int[Array, "*B T"]) -> tuple:
+  """What a scorer of choices says of the tokens of whole rows.
+
+  Args:
+    score: function of the token that each column chooses, next_BT, such as
+      `head_logprobs` of a row's states; returns arrays over T.
+
+  Returns:
+    the same arrays, column t being of tokens_BT[:, t]; column 0 is 0.
+  """
+  found = score(jnp.roll(tokens_BT, -1, axis=-1))
+  return tuple(shifted(x_BT) for x_BT in found)
+
+
+def shifted(x_BT: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+  """What each state says, in the column of the token that it precedes.
+
+  A value of the state at column t - 1 is of the state before token t.
+  """
   return jnp.concatenate(
-    [jnp.zeros_like(found_BS[..., :1]), found_BS[..., :-1]], axis=-1
+    [jnp.zeros_like(x_BT[..., :1]), x_BT[..., :-1]], axis=-1
   )
 
 

@@ -230,6 +230,12 @@ def states(params, batch: Batch, at_BS=None, *, config: Config):
   return hidden_BTD, head
 
 
+def row_values(params, batch: Batch, *, config: Config):
+  """v_BT of the critic at each column of whole rows, having read it."""
+  hidden_BTD, _ = _hidden(params, batch, config)
+  return ValueHead().apply({"params": params["value"]}, hidden_BTD)
+
+
 def _before(params, prompts: Batch, token_BT, config: Config):
   splice = _splice(params, prompts.enc_BAE, config)(prompts.audio_index_BT)
   hidden_BTD, head, _ = decoder_lib.Decoder(config.decoder).apply(
