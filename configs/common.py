@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from configs import slices
+
 STAGES = ("tiny", "smoke")
 
 
@@ -31,18 +33,23 @@ def parse_arg(arg: str, **choices) -> dict:
   return out
 
 
-def base(size: str) -> ConfigDict:
-  """Seed, model, data and the fields of a stage's place in a run."""
+def base(
+  size: str, model: str = "tiny", tpu: str = "", programs: tuple = ()
+) -> ConfigDict:
+  """Seed, model, data and the fields of a stage's place in a run.
+
+  On a slice, also `config.tpu`: how its `programs` run there.
+  """
   smoke = size == "smoke"
   scale = 0.06 if smoke else 1.0
 
   def sized(**counts):
     return {k: max(6, int(v * scale)) for k, v in counts.items()}
 
-  return ConfigDict(
+  config = ConfigDict(
     dict(
       seed=0,
-      model="tiny",
+      model=model,
       init="",
       stage=0,
       # Beside metrics.jsonl, by the extras of the same names.
@@ -70,3 +77,6 @@ def base(size: str) -> ConfigDict:
       ),
     )
   )
+  if tpu:
+    config.tpu = slices.settings(model, tpu, programs)
+  return config

@@ -10,9 +10,11 @@ from configs import common, sft
 
 
 def get_config(arg: str = "tiny") -> ConfigDict:
-  choice = common.parse_arg(arg)
+  choice = common.parse_arg(arg, model="tiny", tpu="")
   smoke = choice["size"] == "smoke"
-  config = sft.get_config(choice["size"])
+  config = sft.get_config(arg)
+  if choice["tpu"]:
+    config.tpu.programs = ("encoder", "prefill", "decode", "sft")
   config.stage = 3
   config.steps = 4 if smoke else 160
   config.save_every = 3 if smoke else 80

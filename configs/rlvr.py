@@ -5,6 +5,9 @@ modality=audio asks text beside audio, modality=text text alone.
 COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \
            --workdir=out/rlvr --config.init=out/tiny/stages/03_mgrd_1_sft
          python -m experiments.rlvr --config=configs/rlvr.py:tiny,modality=text
+What it costs on a slice:
+  python -m experiments.fit \\
+    --config=configs/rlvr.py:model=step-audio-r1,tpu=v5p-128
 """
 
 from ml_collections import ConfigDict
@@ -14,14 +17,19 @@ from configs import common
 
 def get_config(arg: str = "tiny") -> ConfigDict:
   choice = common.parse_arg(
-    arg, modality="audio", format_reward=0.2, gamma=1.0
+    arg, modality="audio", format_reward=0.2, gamma=1.0, model="tiny", tpu=""
   )
   if choice["modality"] not in ("audio", "text"):
     raise ValueError(
       f"modality {choice['modality']!r} is unknown; have 'audio', 'text'"
     )
   smoke, text = choice["size"] == "smoke", choice["modality"] == "text"
-  config = common.base(choice["size"])
+  config = common.base(
+    choice["size"],
+    choice["model"],
+    choice["tpu"],
+    programs=("encoder", "prefill", "decode", "ppo_actor", "ppo_critic"),
+  )
   config.stage = 2 if text else 4
   config.sources = ("describe", "sums", "logic")
   config.format_reward = choice["format_reward"]

@@ -2,6 +2,9 @@
 
 COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \
            --workdir=out/sft --config.init=out/tiny/stages/00_encoder
+What it costs on a slice, DPO on pairs of such rows included:
+  python -m experiments.fit \\
+    --config=configs/sft.py:model=step-audio-r1,tpu=v5p-128
 """
 
 from ml_collections import ConfigDict
@@ -10,8 +13,10 @@ from configs import common
 
 
 def get_config(arg: str = "tiny") -> ConfigDict:
-  choice = common.parse_arg(arg)
-  config = common.base(choice["size"])
+  choice = common.parse_arg(arg, model="tiny", tpu="")
+  config = common.base(
+    **choice, programs=("encoder", "sft", "dpo")
+  )
   smoke = choice["size"] == "smoke"
   config.stage = 1
   config.steps = 6 if smoke else 800

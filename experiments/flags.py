@@ -63,13 +63,19 @@ def main(run: Callable, finish: Callable = print) -> None:
         raise
       raise SystemExit(f"error: {error}") from error
 
-  app.run(start, flags_parser=_parse)
+  app.run(start, flags_parser=parse)
 
 
-def _parse(argv):
-  """absl's parser; a field that the config lacks is one line."""
+def parse(argv):
+  """absl's parser; what it refuses is one line, a config's own words last."""
   try:
-    return app.parse_flags_with_usage(argv)
+    return FLAGS(argv)
+  except absl_flags.Error as error:
+    said = [line for line in str(error).splitlines() if line.strip()]
+    name = said[0].split(": Error whilst")[0]
+    last = said[-1].strip().removeprefix("ValueError: ")
+    told = last if len(said) == 1 else f"{name}: {last}"
+    raise SystemExit(f"error: {told}") from None
   except (AttributeError, KeyError) as error:
     # ml_collections: 'sampls', and on a new line: Did you mean "samples" ...
     said = str(error.args[0] if error.args else error)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -69,9 +70,11 @@ def make_mesh(
       f"{int(np.prod(shape))} devices, there are {len(devices)}; give sizes "
       "that multiply to it"
     )
-  return jax.make_mesh(
-    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+  # An axis of the torus is split where the sizes ask for it.
+  layout = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
   )
+  return Mesh(layout, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def suffix(path) -> str:

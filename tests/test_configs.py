@@ -12,11 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
   p.stem
   for p in (ROOT / "configs").glob("*.py")
-  if p.stem not in ("common", "__init__")
+  if p.stem not in ("common", "slices", "__init__")
 )
 CHOICES = {
   "pipeline": ("format_reward", "gamma", "rounds"),
-  "rlvr": ("modality", "format_reward", "gamma"),
+  "rlvr": ("modality", "format_reward", "gamma", "model", "tpu"),
+  "sft": ("model", "tpu"),
+  "mgrd": ("model", "tpu"),
 }
 
 

@@ -1,0 +1,170 @@
+"""What a slice is to run: shapes, aliases, size; and the command's answers."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import mgrd, rlvr, sft, slices
+from experiments import programs
+from mgrd_jax.models import audio_lm
+from mgrd_jax.train import cost as cost_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+TRAINED = ("sft", "dpo", "ppo_actor", "ppo_critic")
+
+
+@functools.cache
+def of_tiny() -> dict[str, programs.Program]:
+  """Every program of the tiny model on eight devices of this machine."""
+  config = rlvr.get_config("model=tiny,tpu=v5p-16")
+  found = programs.build(config, jax.devices(), tuple(programs.PROGRAMS))
+  return {program.name: program for program in found}
+
+
+@pytest.fixture(autouse=True)
+def eight_devices():
+  if jax.device_count() != 8:
+    pytest.skip("needs eight devices")
+
+
+def test_the_stages_name_programs_that_there_are():
+  named = set()
+  for stage in (sft, mgrd, rlvr):
+    config = stage.get_config("model=step-audio-r1,tpu=v5p-128")
+    named |= set(config.tpu.programs)
+  assert named == set(programs.PROGRAMS)
+
+
+@functools.cache
+def compiled(name: str):
+  return of_tiny()[name].lower().compile()
+
+
+@pytest.mark.parametrize("name", ["sft", "ppo_critic"])
+def test_a_train_step_writes_its_state_where_it_was(name):
+  stats = compiled(name).memory_analysis()
+  state = programs.bytes_of(of_tiny()[name].args[0])
+  assert stats.alias_size_in_bytes >= state > 0
+
+
+def test_decoding_writes_its_cache_where_it_was():
+  stats = compiled("decode").memory_analysis()
+  cache = programs.bytes_of(of_tiny()["decode"].args[3])
+  assert stats.alias_size_in_bytes >= cache > 0
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "ppo_actor"])
+def test_no_step_holds_all_logits(name):
+  program = of_tiny()[name]
+  rows, time = program.args[1].tokens_BT.shape
+  vocab = 1024
+  shapes = re.findall(r"tensor<([\dx]+)x[a-z]", program.lower().as_text())
+  sizes = {tuple(map(int, shape.split("x"))) for shape in shapes}
+  assert (rows, time) in sizes
+  wide = [s for s in sizes if rows in s and time in s and vocab in s]
+  assert not wide
+  # The chunk's are there: the search would find them.
+  assert [s for s in sizes if rows in s and time in s and vocab // 2 in s]
+
+
+def of_layers(name: str, layers: int) -> str:
+  """The program of the large model with so many layers."""
+  config = rlvr.get_config("model=step-audio-r1,tpu=v5p-16")
+  setting = programs.Setting(config, jax.devices())
+  decoder = dataclasses.replace(setting.config.decoder, layers=layers)
+  setting.config = dataclasses.replace(setting.config, decoder=decoder)
+  return programs.PROGRAMS[name](setting).lower().as_text()
+
+
+@pytest.mark.parametrize("name", ["sft", "ppo_critic"])
+def test_a_program_is_as_large_for_four_layers_as_for_two(name):
+  two, four = of_layers(name, 2), of_layers(name, 4)
+  assert len(two) == len(four) > 10_000
+  assert "4x5120x27648" in four and "4x5120x27648" not in two
+
+
+def test_what_is_trained_elsewhere_rests_beside():
+  found = of_tiny()
+  actor, critic = (
+    programs.bytes_of(found[name].args[0])
+    for name in ("ppo_actor", "ppo_critic")
+  )
+  encoder = programs.bytes_of(found["encoder"].args[0])
+  assert found["ppo_actor"].beside == critic + encoder
+  assert found["ppo_critic"].beside == actor + encoder
+  assert found["decode"].beside == actor + critic + encoder
+
+
+def test_what_the_model_must_compute_is_what_the_program_computes():
+  """Attention apart: the oracle computes all pairs, not half of them."""
+  program = of_tiny()["sft"]
+  cost = cost_lib.Counter(compiled("sft").as_text(), 8).total()
+  c, t = audio_lm.VARIANTS["tiny"]().decoder, 512
+  # Forward is 4 heads of 24, T * T pairs; backward twice that.
+  half = 8 * 3 * 4 * c.layers * c.heads * c.head_dim * (t * (t - 1) / 2)
+  # A layer is computed once more, and the head's logits are.
+  assert 1.0 < 8 * cost.flops / (program.model_flops + half) < 1.4
+
+
+def command(*args: str, **environment) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.fit", *args],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  "args, said",
+  [
+    (["--config=configs/sft.py:model=step-audio-r1,tpu=v9-1"], "slice 'v9-1'"),
+    (["--config=configs/sft.py:model=gpt,tpu=v5p-128"], "model 'gpt'"),
+    (["--config=configs/sft.py:tiny"], "names no slice"),
+    (
+      [
+        "--config=configs/sft.py:model=step-audio-r1,tpu=v5p-128",
+        "--config.tpu.mesh.fsdp=12",
+      ],
+      "is not 64 chips",
+    ),
+    (
+      [
+        "--config=configs/sft.py:model=step-audio-r1,tpu=v5p-128",
+        "--config.tpu.rows=63",
+      ],
+      "data x fsdp=64 does not divide rows 63",
+    ),
+    (
+      [
+        "--config=configs/sft.py:model=step-audio-r1,tpu=v5p-128",
+        "--programs=sftt",
+      ],
+      "unknown program 'sftt'",
+    ),
+  ],
+)
+def test_bad_input_is_one_line_and_status_1(args, said):
+  done = command(*args)
+  assert done.returncode == 1, done.stderr
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1, done.stderr
+  assert lines[0].startswith("error: ") and said in lines[0]
+
+
+def test_a_slice_has_settings_for_every_model():
+  for model in ("step-audio-r1", "step-audio-2-mini", "qwen2-audio-7b"):
+    for tpu, chips in slices.CHIPS.items():
+      t = slices.settings(model, tpu, ("sft",))
+      mesh = t.mesh
+      assert mesh.data * mesh.fsdp * mesh.sequence * mesh.tensor == chips
+      assert t.rollout.data * t.rollout.tensor == chips
+      assert t.rows % (mesh.data * mesh.fsdp) == 0
