@@ -20,7 +20,7 @@ define install
 @echo ' done'
 endef
 
-.PHONY: help venv test parity parity-data fit bench tfio tfio-test tiny \
+.PHONY: help venv test parity parity-data bench tfio tfio-test tiny \
   ask-test lint clean
 
 help:  ## this list
@@ -61,11 +61,6 @@ parity-data: .venv/.parity  ## what those classes give, into tests/data/parity
 .venv/.tpu: setup.py
 	$(call install,[tiny$(comma)dev$(comma)tpu])
 	@touch .venv/.tiny .venv/.dev $@
-
-fit: .venv/.tpu  ## programs of a tiny and of the 33B model, compiled for TPUs
-	$(PY) -m experiments.fit --config=configs/rlvr.py:model=tiny,tpu=v5e-16
-	$(PY) -m experiments.fit --programs=sft \
-	  --config=configs/sft.py:model=step-audio-r1,tpu=v5p-128
 
 SUITE ?= features
 bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode or features

@@ -4,7 +4,7 @@
     --config=configs/rlvr.py:model=step-audio-r1,tpu=v5p-128 \\
     [--programs=ppo_actor,ppo_critic] [--json=FILE]
 
-Needs the extra [tpu], whose libtpu holds the compiler; `make fit` installs it.
+Needs the extra [tpu], whose libtpu holds the compiler.
 Per chip: bytes of arguments, temporaries and results, FLOPs, bytes between
 chips, and the roofline of the three units; see mgrd_jax/train/fit.py.  Exit
 status 1 when a program does not fit.
@@ -51,7 +51,7 @@ def devices_of(where: fit.Slice):
   except (RuntimeError, jax.errors.JaxRuntimeError) as error:
     raise ValueError(
       f"no compiler for {where.topology} ({error}); "
-      "pip install 'mgrd_jax[tpu]', or make fit"
+      "pip install -e '.[tpu]'"
     ) from error
   return found.devices
 
