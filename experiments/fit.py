@@ -10,12 +10,11 @@ chips, and the roofline of the three units; see mgrd_jax/train/fit.py.  Exit
 status 1 when a program does not fit.
 """
 
-import json
 import os
-import pathlib
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 import jax
 import rich.box
@@ -26,7 +25,7 @@ from absl import flags as absl_flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from experiments import flags, programs
+from experiments import files, flags, programs
 from mgrd_jax.train import cost as cost_lib
 from mgrd_jax.train import fit
 
@@ -175,8 +174,8 @@ def show(found: dict) -> None:
       )
 
 
-def run(config, only=()) -> dict:
-  """Compiles the stage's programs, one after the other.
+def run(config, only: Sequence[str] = ()) -> Iterator[dict]:
+  """Compiles the stage's programs, one after the other: a row of each.
 
   Raises:
     ValueError: the config is of no slice; what `programs.check` raises.
@@ -185,11 +184,9 @@ def run(config, only=()) -> dict:
     raise ValueError("the config names no slice; add ,tpu=v5p-128 to its name")
   programs.check(config, only)
   where = fit.SLICES[config.tpu.slice]
-  rows = []
   for program in programs.build(config, devices_of(where), only):
     print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
-    rows.append(analyse(program, where))
-  return report(config, rows)
+    yield analyse(program, where)
 
 
 def main() -> None:
@@ -207,12 +204,14 @@ def main() -> None:
     if len(argv) > 1:
       raise SystemExit(f"unexpected argument {argv[1]!r}; flags begin with --")
     try:
-      found = run(config_flag.value, only_flag.value)
+      rows = []
+      for row in run(config_flag.value, only_flag.value):
+        rows.append(row)
+        found = report(config_flag.value, rows)
+        # A program takes minutes: what is known is kept.
+        if json_flag.value:
+          files.write_json(json_flag.value, found)
       show(found)
-      if json_flag.value:
-        path = pathlib.Path(json_flag.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError) as error:
       if os.environ.get("MGRD_TRACEBACK"):
         raise

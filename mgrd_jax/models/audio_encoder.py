@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgrd_jax import sharding
 from mgrd_jax.audio import features
 from mgrd_jax.kernels import attention as attention_op
 from mgrd_jax.models import layers
@@ -140,6 +141,8 @@ class Encoder(nn.Module):
     keep_B1A = (at_BA < mel_len_B[:, None])[:, None]
 
     def block(x, w):
+      # Weights are gathered, not states summed over the devices.
+      x = sharding.constrain(x, "BAE")
       y = layers.layer_norm(x, w["norm1_LE"], w["bias1_LE"])
       q = jnp.einsum("BAE,ENH->BANH", y, w["q"]) + w["q_bias"]
       k = jnp.einsum("BAE,ENH->BANH", y, w["k"])
