@@ -125,10 +125,13 @@ def _centred(wave_W, samples, frames: int):
   Zeros stand past the clip's own samples.
   """
   half, span = N_FFT // 2, (frames + 2) * HOP
-  wave_W = jnp.pad(wave_W, (half, span - half - wave_W.shape[0]))
-  keep_W = jnp.arange(span) < half + samples
+  keep_W = jnp.arange(wave_W.shape[0]) < samples
   wave_W = jnp.where(keep_W, wave_W, 0.0).astype(jnp.float32)
-  return wave_W.at[:half].set(wave_W[half + 1 : 2 * half + 1][::-1])
+  mirrored_W = wave_W[1 : half + 1][::-1]
+  before, after = half - mirrored_W.shape[0], span - half - wave_W.shape[0]
+  return jnp.concatenate(
+    [jnp.zeros(before), mirrored_W, wave_W, jnp.zeros(after)]
+  )
 
 
 def _log_power(wave_W):

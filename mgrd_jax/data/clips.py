@@ -6,8 +6,10 @@ The encoder is frozen after its own training, so each clip is encoded once
 and every later stage reads its states.
 """
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -55,10 +57,48 @@ def bucketed(
 
 def _pad(rows: list[np.ndarray], count: int, length: int) -> np.ndarray:
   shape = (count, length, *rows[0].shape[1:])
-  out = np.zeros(shape, np.float32)
+  out = np.empty(shape, np.float32)
   for at, row in enumerate(rows):
     out[at, : len(row)] = row
+    out[at, len(row) :] = 0
+  out[len(rows) :] = 0
   return out
+
+
+def log_mels(
+  waves: Sequence[np.ndarray],
+  log_mel: Callable,
+  *,
+  batch: int = 32,
+  workers: int | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+  """(index, mel_RM) of every clip, batch by batch, in the order of lengths.
+
+  The front end is many operations on little data, of which XLA gives each one
+  core: as many batches are in work at a time as there are cores.
+
+  Args:
+    waves: 16 kHz clips of any lengths.
+    log_mel: (wave_BW, len_B) -> mel_BRM.
+    batch: clips a call; shapes are few, padded to whole seconds.
+    workers: batches at a time; by default one a core.
+  """
+  lengths = [len(w) for w in waves]
+
+  def one(bucket):
+    padded, indices = bucket
+    wave_BW = _pad([waves[i] for i in indices], batch, padded)
+    len_B = np.full(batch, features.RATE, np.int32)
+    len_B[: len(indices)] = [lengths[i] for i in indices]
+    mel_BRM = np.asarray(log_mel(wave_BW, len_B))
+    return [
+      (i, mel_RM[: features.mel_frames(lengths[i])])
+      for i, mel_RM in zip(indices, mel_BRM, strict=False)
+    ]
+
+  with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    for found in pool.map(one, bucketed(lengths, batch, features.RATE)):
+      yield from found
 
 
 def load(
@@ -74,24 +114,15 @@ def load(
   Args:
     store: where the refs lead.
     refs: distinct refs.
-    log_mel: (wave_BW, len_B) -> mel_BRM.
-    batch: clips a call; shapes are few, padded to whole seconds.
+    log_mel, batch: of `log_mels`.
 
   Raises:
     AudioError: a clip cannot be read; names it.
   """
   waves = [store.wave(ref) for ref in refs]
   found: dict[str, Clip] = {}
-  step = features.RATE
-  for padded, indices in bucketed([len(w) for w in waves], batch, step):
-    wave_BW = _pad([waves[i] for i in indices], batch, padded)
-    len_B = np.full(batch, step, np.int32)
-    len_B[: len(indices)] = [len(waves[i]) for i in indices]
-    mel_BRM = np.asarray(log_mel(wave_BW, len_B))
-    for row, index in enumerate(indices):
-      samples = len(waves[index])
-      mel_RM = mel_BRM[row, : features.mel_frames(samples)]
-      found[refs[index]] = Clip(mel_RM.astype(np.float16), samples)
+  for index, mel_RM in log_mels(waves, log_mel, batch=batch):
+    found[refs[index]] = Clip(mel_RM.astype(np.float16), len(waves[index]))
     progress(len(found), len(refs))
   return found
 

@@ -47,6 +47,24 @@ def test_each_clip_has_the_mel_and_the_tokens_of_itself_alone(stored):
     np.testing.assert_allclose(clip.mel_RM, alone, atol=2**-9)
 
 
+def test_many_batches_at_a_time_give_what_one_at_a_time_gives():
+  rng = np.random.default_rng(0)
+  waves = [
+    rng.normal(size=n).astype(np.float32) for n in rng.integers(400, 40_000, 9)
+  ]
+  program = jax.jit(features.log_mel)
+
+  def found(workers):
+    return list(clips.log_mels(waves, program, batch=2, workers=workers))
+
+  (at, mels), (one_at, one_mels) = (
+    zip(*found(w), strict=True) for w in (4, 1)
+  )
+  assert at == one_at and sorted(at) == list(range(9))
+  for mel_RM, one_RM in zip(mels, one_mels, strict=True):
+    np.testing.assert_array_equal(mel_RM, one_RM)
+
+
 def test_states_are_cut_to_the_clips_own_length():
   rng = np.random.default_rng(1)
   frames = (30, 52, 29, 51)
