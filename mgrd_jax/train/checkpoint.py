@@ -31,8 +31,19 @@ def save(path, tree) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   if path.exists():
     shutil.rmtree(path)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(path, tree)
+  with _writer() as checkpointer:
+    checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+
+
+def _writer() -> ocp.AsyncCheckpointer:
+  """Writes as the arrays are.
+
+  Weights hardly compress; to try takes eight times as long, and as much
+  memory again.
+  """
+  return ocp.AsyncCheckpointer(
+    ocp.PyTreeCheckpointHandler(use_compression=False)
+  )
 
 
 def shapes(path, like):
@@ -125,7 +136,7 @@ class Steps:
   def __init__(self, folder, *, keep: int = 1):
     self._folder, self._keep = pathlib.Path(folder).absolute(), keep
     self._scores = self._folder / "scores.json"
-    self._writer = ocp.StandardCheckpointer()
+    self._writer = _writer()
 
   def save(self, step: int, tree, score: float | None = None) -> None:
     """Begins to write `tree` as the state after `step` steps."""
@@ -137,7 +148,7 @@ class Steps:
       shutil.rmtree(torn)
     if score is not None:
       _write_json(self._scores, self._known() | {str(step): score})
-    self._writer.save(path, jax.tree.map(_own, tree))
+    self._writer.save(path, args=ocp.args.PyTreeSave(jax.tree.map(_own, tree)))
 
   def close(self) -> None:
     """Waits for the last one."""
