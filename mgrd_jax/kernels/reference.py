@@ -21,15 +21,20 @@ def attention(
   """
   B, T, N, H = q_BTNH.shape
   K = k_BSKH.shape[2]
-  # Heads are split into (K, G), so that the cache is never repeated; G stands
-  # after T, the order in which the dot leaves it.
-  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-  logits_BKTGS = jnp.einsum(
-    "BTKGH,BSKH->BKTGS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+  G = N // K
+  # A group's heads stand beside its queries, as further queries: the cache is
+  # never repeated, and every product, the gradients' too, sums over one axis.
+  # One that sums over two is given a transposed copy on a CPU.
+  q_BTKGH = q_BTNH.reshape(B, T, K, G, H)
+  q_BKTH = jnp.einsum("BTKGH->BKTGH", q_BTKGH).reshape(B, K, T * G, H)
+  logits_BKTS = jnp.einsum(
+    "BKTH,BSKH->BKTS", q_BKTH, k_BSKH, preferred_element_type=jnp.float32
   )
-  logits_BKTGS = jnp.where(
-    mask_BTS[:, None, :, None], logits_BKTGS * H**-0.5, -1e10
-  )
-  probs_BKTGS = jax.nn.softmax(logits_BKTGS, axis=-1).astype(v_BSKH.dtype)
-  out_BTKGH = jnp.einsum("BKTGS,BSKH->BTKGH", probs_BKTGS, v_BSKH)
-  return out_BTKGH.reshape(B, T, N, H)
+  bias_BTS = jnp.where(mask_BTS, 0.0, -1e10)
+  if mask_BTS.shape[1] > 1:
+    bias_BTS = jnp.repeat(bias_BTS, G, axis=1)
+  logits_BKTS = logits_BKTS * H**-0.5 + bias_BTS[:, None]
+  probs_BKTS = jax.nn.softmax(logits_BKTS, axis=-1).astype(v_BSKH.dtype)
+  out_BKTH = jnp.einsum("BKTS,BSKH->BKTH", probs_BKTS, v_BSKH)
+  out_BKTGH = out_BKTH.reshape(B, K, T, G, H)
+  return jnp.einsum("BKTGH->BTKGH", out_BKTGH).reshape(B, T, N, H)

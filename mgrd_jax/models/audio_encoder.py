@@ -140,19 +140,24 @@ class Encoder(nn.Module):
     at_BA = 2 * jnp.arange(length) + offset_B1
     keep_B1A = (at_BA < mel_len_B[:, None])[:, None]
 
-    def block(x, w):
+    def block(x_BAE, w):
       # Weights are gathered, not states summed over the devices.
-      x = sharding.constrain(x, "BAE")
+      x = sharding.tokens(sharding.constrain(x_BAE, "BAE"))
       y = layers.layer_norm(x, w["norm1_LE"], w["bias1_LE"])
-      q = jnp.einsum("BAE,ENH->BANH", y, w["q"]) + w["q_bias"]
-      k = jnp.einsum("BAE,ENH->BANH", y, w["k"])
-      v = jnp.einsum("BAE,ENH->BANH", y, w["v"]) + w["v_bias"]
-      y = attention_op.attention(q, k, v, keep_B1A)
-      x = x + jnp.einsum("BANH,NHE->BAE", y, w["out"]) + w["out_bias"]
+      q = jnp.einsum("...E,ENH->...NH", y, w["q"]) + w["q_bias"]
+      k = jnp.einsum("...E,ENH->...NH", y, w["k"])
+      v = jnp.einsum("...E,ENH->...NH", y, w["v"]) + w["v_bias"]
+      q, k, v = (
+        heads.reshape(*x_BAE.shape[:2], *heads.shape[-2:])
+        for heads in (q, k, v)
+      )
+      y = sharding.tokens(attention_op.attention(q, k, v, keep_B1A))
+      x = x + jnp.einsum("...NH,NHE->...E", y, w["out"]) + w["out_bias"]
       y = layers.layer_norm(x, w["norm2_LE"], w["bias2_LE"])
-      y = jnp.einsum("BAE,EF->BAF", y, w["up"]) + w["up_bias"]
+      y = jnp.einsum("...E,EF->...F", y, w["up"]) + w["up_bias"]
       y = jax.nn.gelu(y, approximate=False)
-      return x + jnp.einsum("BAF,FE->BAE", y, w["down"]) + w["down_bias"], None
+      x = x + jnp.einsum("...F,FE->...E", y, w["down"]) + w["down_bias"]
+      return x.reshape(x_BAE.shape), None
 
     x, _ = jax.lax.scan(block, x, self.weights())
     pooled = length // 2

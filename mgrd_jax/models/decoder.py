@@ -105,11 +105,13 @@ def block(
   with `prompt_kv` it reads the prompt's before its own.
   """
   c = config
-  x_BTD = sharding.constrain(x_BTD, "BTD")
-  y = layers.rms_norm(x_BTD, w["attn_norm_D"], eps=c.eps)
-  q = jnp.einsum("BTD,DNH->BTNH", y, w["q_DNH"]) + w["q_bias_NH"]
-  k = jnp.einsum("BTD,DKH->BTKH", y, w["k_DKH"]) + w["k_bias_KH"]
-  v = jnp.einsum("BTD,DKH->BTKH", y, w["v_DKH"]) + w["v_bias_KH"]
+  shape = x_BTD.shape[:2]
+  x = sharding.tokens(sharding.constrain(x_BTD, "BTD"))
+  y = layers.rms_norm(x, w["attn_norm_D"], eps=c.eps)
+  q = jnp.einsum("...D,DNH->...NH", y, w["q_DNH"]) + w["q_bias_NH"]
+  k = jnp.einsum("...D,DKH->...KH", y, w["k_DKH"]) + w["k_bias_KH"]
+  v = jnp.einsum("...D,DKH->...KH", y, w["v_DKH"]) + w["v_bias_KH"]
+  q, k, v = (heads.reshape(*shape, *heads.shape[-2:]) for heads in (q, k, v))
   q = layers.rope(q, pos_BT, theta=c.rope_theta)
   k = layers.rope(k, pos_BT, theta=c.rope_theta)
   kv = (k, v)
@@ -123,11 +125,11 @@ def block(
     kv = (k_BKHS, v_BKSH)
     k = jnp.einsum("BKHS->BSKH", k_BKHS)
     v = jnp.einsum("BKSH->BSKH", v_BKSH)
-  y = checkpoint_name(attend(q, k, v), "attention")
-  x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", y, w["out_NHD"])
-  y = layers.rms_norm(x_BTD, w["mlp_norm_D"], eps=c.eps)
+  y = sharding.tokens(checkpoint_name(attend(q, k, v), "attention"))
+  x = x + jnp.einsum("...NH,NHD->...D", y, w["out_NHD"])
+  y = layers.rms_norm(x, w["mlp_norm_D"], eps=c.eps)
   y = layers.swiglu(y, w["gate_DF"], w["up_DF"], w["down_FD"])
-  return x_BTD + y, kv
+  return (x + y).reshape(x_BTD.shape), kv
 
 
 def _masked(mask_BTS):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mgrd_jax import sharding
+
 
 def fan_in(size: int):
   """Initialiser N(0, 1/size)."""
@@ -42,11 +44,11 @@ def rope(
   return rotated.astype(x_BTNH.dtype)
 
 
-def swiglu(x_BTD, gate_DF, up_DF, down_FD):
-  """(silu(x gate) * x up) down."""
-  gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, gate_DF)
-  up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, up_DF)
-  return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, down_FD)
+def swiglu(x, gate_DF, up_DF, down_FD):
+  """(silu(x gate) * x up) down, over the last axis of x."""
+  gate = jnp.einsum("...D,DF->...F", x, gate_DF)
+  up = jnp.einsum("...D,DF->...F", x, up_DF)
+  return jnp.einsum("...F,FD->...D", jax.nn.silu(gate) * up, down_FD)
 
 
 # XLA's scatter on a CPU is a serial loop, some 9 us a row; up to this many
@@ -100,4 +102,7 @@ def conv1d(x, kernel, bias, *, stride: int):
   ]
   # R counts taps here; XLA's own CPU convolution is several times slower.
   x_BARE = jnp.stack(taps, axis=2)
-  return jnp.einsum("BARE,REF->BAF", x_BARE, kernel.astype(x.dtype)) + bias
+  y = jnp.einsum(
+    "...RE,REF->...F", sharding.tokens(x_BARE), kernel.astype(x.dtype)
+  )
+  return y.reshape(*x_BARE.shape[:2], -1) + bias
