@@ -63,7 +63,7 @@ parity-data: .venv/.parity  ## what those classes give, into tests/data/parity
 	@touch .venv/.tiny .venv/.dev $@
 
 SUITE ?= features
-bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode or features
+bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode, features, train
 	$(PY) -m experiments.bench $(SUITE) --json=out/bench/$(SUITE).json
 
 tfio: .venv-tfio/.done  ## .venv-tfio, for prepare shard --decoder=tensorflow-io

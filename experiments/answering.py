@@ -286,6 +286,11 @@ def _ids(listener: Listener, pieces, row, seed) -> Iterator[list[int]]:
     enc_BAE = jnp.concatenate(heard) if len(heard) > 1 else heard[0]
     batch = dataclasses.replace(batch, enc_BAE=enc_BAE[: len(pieces)])
     state = starting.result()(spoken, batch)
+    if not np.isfinite(state["logits_BV"]).all():
+      raise ValueError(
+        f"{listener.folder}: the model's logits are not finite; a weight of "
+        "the checkpoint is NaN, or too large for its dtype"
+      )
 
   def further(state):
     return advancing(state)(spoken, state, seen_BV, np.uint32(seed))

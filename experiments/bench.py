@@ -1,6 +1,6 @@
 """Ours beside what others use, as ratios within one run.
 
-  python -m experiments.bench load|decode|features [--json=FILE] [--quick]
+  python -m experiments.bench load|decode|features|train [--json=FILE] [--quick]
 
 Both sides run in turn on the same cores of the CPU, whatever else there is,
 each after a rest and after a run that does not count (compilation, page
@@ -10,6 +10,7 @@ that are too small to judge by (--quick).
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -24,6 +25,7 @@ from experiments import (
   bench_decode,
   bench_features,
   bench_load,
+  bench_train,
   command,
   provenance,
 )
@@ -33,6 +35,7 @@ SUITES: dict[str, Callable[[bool], Iterator[dict]]] = {
   "load": bench_load.load,
   "decode": bench_decode.decode,
   "features": bench_features.features,
+  "train": bench_train.train,
 }
 
 
@@ -44,8 +47,15 @@ def report(suite: str, rows: list[dict]) -> dict:
     "device": f"{device}, {os.cpu_count()} cores",
     "jax": jax.__version__,
     "commit": provenance.commit(),
-    "rows": rows,
+    "rows": [{k: _known(v) for k, v in row.items()} for row in rows],
   }
+
+
+def _known(value):
+  """JSON has no NaN."""
+  if isinstance(value, tuple):
+    return [_known(each) for each in value]
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def show(rows: list[dict]) -> None:

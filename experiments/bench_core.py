@@ -39,12 +39,15 @@ class Turns:
   def after(self, part: "Turns") -> "Turns":
     """What is left without the part that each run begins with.
 
-    Never nothing: on a busy machine a part may take longer than a whole.
+    NaN where nothing is: on a busy machine a part may take longer than a
+    whole, and then nothing is known of the rest.
     """
     ours, other = part.medians
-    return Turns(
-      np.maximum(self.ours - ours, 1e-9), np.maximum(self.other - other, 1e-9)
-    )
+
+    def left(whole, part):
+      return np.where(whole > part, whole - part, np.nan)
+
+    return Turns(left(self.ours, ours), left(self.other, other))
 
 
 REST = 0.3  # seconds before each run
@@ -105,7 +108,8 @@ def row(
   """A line of a table: numbers in `unit`, their ratio, whether it will do.
 
   Args:
-    goal: None where nothing is asked; `ok` is then None as well.
+    goal: None where nothing is asked; `ok` is then None as well.  A ratio
+      that is NaN, and so unknown, reaches no goal.
     ratio: ours / other unless given.
     more: further keys.
   """

@@ -2,7 +2,7 @@
 
 What the goals are on is `convert.load`: files -> parameters on the device.
 Config and tokenizer, the device's own start and Python's imports are not in
-it, and neither is the save of `convert import`, which has rows without a goal.
+it, and neither is the save of `convert import`, whose time has no goal.
 Each run is a process of its own, whose peak memory is its alone.
 """
 

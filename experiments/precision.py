@@ -62,6 +62,9 @@ def compare(folder, config: audio_lm.Config, wave_W) -> dict[str, float]:
     largest, mean: of |float32 - bfloat16| over all logits; largest_logit: of
     |float32|; same_top: share of positions whose likeliest id is the same;
     margin: the largest lead of a likeliest id in float32 that bfloat16 lost.
+
+  Raises:
+    ValueError: a logit is NaN or infinite.
   """
   row = _probe(config, wave_W)
   frames = audio_lm.enc_frames(len(wave_W), config=config)
@@ -78,6 +81,11 @@ def compare(folder, config: audio_lm.Config, wave_W) -> dict[str, float]:
     with jax.default_matmul_precision(precision):
       logits_TV = program(params, np.asarray(wave_W)[None], len_B, batch)
     out[dtype] = np.asarray(logits_TV, np.float32)
+    if not np.isfinite(out[dtype]).all():
+      raise ValueError(
+        f"{folder}: the logits in {dtype} are not finite; a weight is NaN or "
+        "too large for it"
+      )
     del params
   return _numbers(out["float32"], out["bfloat16"])
 

@@ -62,6 +62,16 @@ def test_what_follows_a_part_is_the_whole_less_its_median():
   assert rest.ours.tolist() == [3, 4] and rest.other.tolist() == [6, 7]
 
 
+def test_a_part_that_took_longer_than_its_whole_tells_nothing():
+  part = bench_core.Turns(np.array([4.0, 4.0]), np.array([1.0, 1.0]))
+  whole = bench_core.Turns(np.array([3.0, 3.5]), np.array([2.0, 2.0]))
+  row = bench_core.rate("x", whole.after(part), 10, "y", "s", goal=(">=", 1))
+  assert row["ok"] is False
+  bench.show([row])
+  written = json.loads(json.dumps(bench.report("x", [row]), allow_nan=False))
+  assert written["rows"][0]["ratio"] is None
+
+
 def test_a_clock_waits_for_the_work_and_returns_seconds():
   done = []
   seconds = bench_core.clocked(lambda: done.append(1))()
@@ -126,10 +136,11 @@ def test_a_load_runs_on_the_cpu_whatever_else_there_is(tmp_path):
     assert row["ours"] > 0 and row["other"] > 0
     assert row["other_name"] in done.stdout
   assert time["goal"] == "<= 2" and peak["goal"] == "<= 1" and peak["ok"]
-  # The command that saves what was loaded is shown, and not judged.
+  # Of the command that saves what was loaded, time is shown and not judged.
   for row, judged in zip(whole, (time, peak), strict=True):
-    assert row["name"].startswith("convert import") and row["goal"] is None
+    assert row["name"].startswith("convert import")
     assert row["unit"] == judged["unit"]
+  assert [row["goal"] for row in whole] == [None, "<= 1"] and whole[1]["ok"]
 
 
 def made(quick):

@@ -20,6 +20,15 @@ def test_the_two_precisions_are_near_and_not_the_same(family, tmp_path):
   assert found["margin"] <= 2 * found["largest"]
 
 
+def test_logits_that_are_nan_are_refused_and_not_compared(tmp_path):
+  config = released.from_json(checkpoints.STEP)
+  found = checkpoints.tensors(config)
+  found["model.layers.0.self_attn.q_proj.weight"][0, 0] = np.nan
+  folder = checkpoints.write(tmp_path / "x", checkpoints.STEP, found)
+  with pytest.raises(ValueError, match="logits in float32 are not finite"):
+    precision.compare(folder, config, precision.chirp(1.0))
+
+
 def test_what_is_compared_is_split_over_all_devices(tmp_path):
   if jax.device_count() != 8:
     pytest.skip("needs eight devices")

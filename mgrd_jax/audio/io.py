@@ -18,6 +18,9 @@ RATE = 16_000
 
 # Programs that write WAV to a pipe cannot know the length and put a huge one.
 _STREAMED_BYTES = 0x7F000000
+# What is kept as 16-bit integers in floats passes; a mel power still is finite.
+_LOUDEST = 1e6
+_MP3_SLACK = 4 * 1152  # frames of a codec's delay that decoders count or not
 
 
 class AudioError(ValueError):
@@ -79,7 +82,8 @@ def read(
 
   Raises:
     AudioError: the file is missing, empty, cut short or no audio; it has no
-      samples, or NaN or infinite ones; it is longer than `max_seconds`.
+      samples, or NaN, infinite or absurdly loud ones; it is longer than
+      `max_seconds`.
   """
   if mono not in ("first", "mean"):
     raise ValueError(f'mono is "first" or "mean", not {mono!r}')
@@ -88,16 +92,22 @@ def read(
     frames, info = _decode(path_or_bytes, name, max_seconds)
   else:
     path = os.fspath(path_or_bytes)
-    name = name or path
+    name = name or path or '""'
     if decode is None:
       frames, info = _decode(_file_bytes(path, name), name, max_seconds)
     else:
       frames, info = decode(path, name=name, max_seconds=max_seconds)
-  wave_W = frames[:, 0] if mono == "first" else frames.mean(axis=1)
-  if not np.isfinite(wave_W).all():
+  if not np.isfinite(frames).all():
     raise AudioError(
       name, "NaN or infinite samples", "export it again, as 16-bit PCM"
     )
+  if len(frames) and np.abs(frames).max() > _LOUDEST:
+    raise AudioError(
+      name,
+      f"samples up to {np.abs(frames).max():.0e}, where full scale is 1",
+      "export it again, as 16-bit PCM",
+    )
+  wave_W = frames[:, 0] if mono == "first" else frames.mean(axis=1)
   if info.rate != rate:
     wave_W = soxr.resample(wave_W, info.rate, rate)
   if not len(wave_W):
@@ -153,7 +163,7 @@ def _decode(data: bytes, name: str, max_seconds: int | float | None):
   cut_short = AudioError(
     name, "corrupt or cut short", "copy or download it again"
   )
-  if _wav_lacks_bytes(data):
+  if _wav_lacks_bytes(data) or _ogg_lacks_its_end(data):
     raise cut_short
   try:
     file = soundfile.SoundFile(io.BytesIO(data))
@@ -180,7 +190,26 @@ def _decode(data: bytes, name: str, max_seconds: int | float | None):
       frames = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, ValueError):
       raise cut_short from None
+    # An MP3 says how long it is, and its decoder gives what there is of it.
+    if len(frames) < file.frames - _MP3_SLACK:
+      raise cut_short
   return frames, info
+
+
+def _ogg_lacks_its_end(data: bytes) -> bool:
+  """Whether an Ogg file's last page is not whole, or not marked as the last.
+
+  RFC 3533, section 6: flags in byte 5 of a page, from byte 26 on how many
+  segments it has, the length of each, and those.
+  """
+  if data[:4] != b"OggS":
+    return False
+  page = data[data.rfind(b"OggS") :]
+  if len(page) < 27:
+    return True
+  lengths = page[27 : 27 + page[26]]
+  whole = 27 + page[26] + sum(lengths)
+  return len(page) < whole or not page[5] & 4
 
 
 def _wav_lacks_bytes(data: bytes) -> bool:

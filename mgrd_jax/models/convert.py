@@ -106,8 +106,16 @@ def match(folder, config: audio_lm.Config) -> Source:
     "ours takes it"
     for name, tensor in spare.items()
   ]
-  if missing or unexpected or misshapen:
-    raise ConversionError(missing + unexpected + misshapen)
+  lines = missing + unexpected + misshapen
+  if lines:
+    count = sum(len(row.names) for row in source.written)
+    if 2 * len(missing) > count:
+      lines.insert(
+        0,
+        f"{folder}/config.json: describes a {config.family} model, of whose "
+        f"{count} tensors {len(missing)} are not here; is it another model's?",
+      )
+    raise ConversionError(lines)
   if source.tied:
     _check_tied(source)
   return source

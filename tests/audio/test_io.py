@@ -100,9 +100,21 @@ def test_bytes_that_are_no_audio_are_refused_with_a_reason():
   assert reason_of(encoded(tone(1.5 / 48_000, 48_000), 48_000)) == "no samples"
 
 
-@pytest.mark.parametrize("format", ["WAV", "FLAC"])
-def test_half_a_file_is_refused_and_not_read_as_a_shorter_clip(format):
-  data = encoded(tone(), format=format)
+@pytest.mark.parametrize(
+  "format, subtype",
+  [
+    ("WAV", "PCM_16"),
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+  ],
+)
+def test_half_a_file_is_refused_and_not_read_as_a_shorter_clip(
+  format, subtype
+):
+  data = encoded(tone(5.0), format=format, subtype=subtype)
+  assert len(io.read(data)[0]) >= 5 * 16_000
   assert reason_of(data[: len(data) // 2]) == "corrupt or cut short"
 
 
@@ -120,6 +132,18 @@ def test_samples_that_are_not_finite_are_refused(bad):
   assert (
     reason_of(encoded(wave, subtype="FLOAT")) == "NaN or infinite samples"
   )
+  # A fault of the file, whichever channel is heard.
+  both = np.stack([tone(), wave], axis=1)
+  assert (
+    reason_of(encoded(both, subtype="FLOAT")) == "NaN or infinite samples"
+  )
+
+
+def test_samples_too_loud_for_a_power_in_float32_are_refused():
+  wave = tone()
+  assert np.abs(io.read(encoded(32_768 * wave, subtype="FLOAT"))[0]).max() > 99
+  reason = reason_of(encoded(np.float32(1e30) * wave, subtype="FLOAT"))
+  assert reason.startswith("samples up to ")
 
 
 def test_missing_files_and_folders_are_named(tmp_path):

@@ -102,6 +102,15 @@ def test_other_spellings_of_transformers_are_read_and_kept(
   assert checkpoints.contents(tmp_path / "out") == checkpoints.contents(folder)
 
 
+def test_a_config_of_the_other_family_is_what_is_said_first(tmp_path):
+  found = checkpoints.tensors(released.from_json(checkpoints.QWEN2))
+  folder = checkpoints.write(tmp_path / "in", checkpoints.STEP, found)
+  config = released.from_json(checkpoints.STEP)
+  first, second, *_ = faults(convert.match, folder, config)
+  assert first.startswith(f"{folder}/config.json: describes a step-audio model")
+  assert first.endswith("is it another model's?") and "missing" in second
+
+
 def test_every_tensor_at_fault_is_listed_with_both_names(tmp_path):
   config = released.from_json(checkpoints.STEP)
   found = checkpoints.tensors(config)
