@@ -83,7 +83,7 @@ def _prompts(config, rows: int) -> types.Batch:
   """Rows of text around 30 s of audio, each with a clip of its own."""
   rng = np.random.default_rng(1)
   index_BT = np.full((rows, TEXT + HEARD), -1, np.int32)
-  index_BT[:, 20 : 20 + HEARD] = np.arange(rows * HEARD).reshape(rows, HEARD)
+  index_BT[:, 20 : 20 + HEARD] = np.arange(HEARD)
   enc_BAE = rng.standard_normal((rows, 2 * HEARD, config.encoder.width))
   tokens_BT = rng.integers(1, config.decoder.vocab, index_BT.shape)
   return types.Batch(
@@ -99,10 +99,11 @@ def _embedded(params, batch: types.Batch, *, config):
   """The prompts as embeddings, audio in its place."""
   module = adapter.Adapter(config.adapter)
   audio_BAD = module.apply({"params": params["adapter"]}, batch.enc_BAE)
-  flat_AD = audio_BAD.reshape(-1, audio_BAD.shape[-1])
   embed_BTD = params["decoder"]["embed_VD"][batch.tokens_BT]
   is_audio = (batch.audio_index_BT >= 0)[..., None]
-  return jnp.where(is_audio, flat_AD[batch.audio_index_BT], embed_BTD)
+  row_B1 = jnp.arange(len(audio_BAD))[:, None]  # a clip each
+  audio_BTD = audio_BAD[row_B1, batch.audio_index_BT]
+  return jnp.where(is_audio, audio_BTD, embed_BTD)
 
 
 def _transformers(folder, text: dict, new: int) -> tuple[Callable, Callable]:

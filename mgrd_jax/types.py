@@ -34,10 +34,11 @@ class Batch:
 
   Column t of every per-token array describes `tokens_BT[:, t]`.
   `enc_BAE` holds the frozen encoder's states (25 Hz) of the batch's clips,
-  clip by clip; its leading axis counts clips, not rows.  `audio_index_BT`
-  is the flat index (clip * A' + frame) into the adapter's 12.5 Hz output
-  that stands at a position, or -1 where the position is text.  A batch
-  without audio has zero clips.
+  clip by clip and row by row; its leading axis counts clips, the same number
+  to each row.  `audio_index_BT` is the flat index (clip * A' + frame) into the
+  adapter's 12.5 Hz output of the row's own clips that stands at a position, or
+  -1 where the position is text.  So rows may be cut apart, whatever they hear.
+  A batch without audio has zero clips.
 
   Where several examples are packed into a row, `segment_BT` numbers their
   columns from 1, 0 being padding; None is one example a row.
@@ -49,6 +50,10 @@ class Batch:
   audio_index_BT: Any
   enc_BAE: Any
   segment_BT: Any = None
+
+  @property
+  def rows(self) -> int:
+    return len(self.tokens_BT)
 
 
 @_pytree
@@ -69,6 +74,11 @@ class Rollout:
   response_len_B: Any
   stopped_B: Any
   example_B: Any
+
+  @property
+  def rows(self) -> int:
+    """Of prompts: every other array has some beside each."""
+    return self.prompts.rows
 
 
 @_pytree

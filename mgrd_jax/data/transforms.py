@@ -144,15 +144,14 @@ def _place(
         f"clip {c} of {len(enc_AE)} frames does not fit "
         f"{shape.clips} clips of {shape.frames}"
       )
-    slot = row * shape.clips + c
-    arrays["enc_BAE"][slot, : len(enc_AE)] = enc_AE
+    arrays["enc_BAE"][row * shape.clips + c, : len(enc_AE)] = enc_AE
     start, count = item.row.spans[c - clip]
     if count > shape.tokens_of(len(enc_AE)):
       raise ValueError(
         f"clip {c} of {len(enc_AE)} frames has no {count} audio tokens"
       )
     first = column + start
-    base = slot * shape.adapter_frames
+    base = c * shape.adapter_frames
     arrays["audio_index_BT"][row, first : first + count] = (
       base + np.arange(count)
     )

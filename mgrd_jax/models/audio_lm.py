@@ -169,10 +169,12 @@ def _splice(params, enc_BAE, config: Config):
     return lambda audio_index_BT: lambda x: x
   module = adapter_lib.Adapter(config.adapter)
   audio_BAD = module.apply({"params": params["adapter"]}, enc_BAE)
-  flat_AD = audio_BAD.reshape(-1, audio_BAD.shape[-1])
 
   def splice(audio_index_BT, embed_BTD):
-    audio_BTD = flat_AD[jnp.maximum(audio_index_BT, 0)]
+    # Each row reads its own clips: no device needs those of another's rows.
+    own_BAD = audio_BAD.reshape(len(audio_index_BT), -1, audio_BAD.shape[-1])
+    at_BT = jnp.maximum(audio_index_BT, 0)
+    audio_BTD = jax.vmap(lambda own_AD, at_T: own_AD[at_T])(own_BAD, at_BT)
     audio_BTD = audio_BTD.astype(embed_BTD.dtype)
     return jnp.where((audio_index_BT >= 0)[..., None], audio_BTD, embed_BTD)
 

@@ -26,10 +26,10 @@ def test_placeholders_point_to_the_frames_of_their_own_clip():
   items = [toys.item([1], A, [2], B), toys.item([5, 6], B)]
   shape = transforms.Shape(time=9, clips=2, frames=6, width=WIDTH)
   batch = transforms.collate(items, shape)
-  # Six states make three audio tokens; slots are row * 2 + clip.
+  # Six states make three audio tokens; each row counts its own.
   assert batch.audio_index_BT.tolist() == [
     [-1, 0, 1, 2, -1, 3, 4, -1, -1],
-    [-1, -1, 6, 7, -1, -1, -1, -1, -1],
+    [-1, -1, 0, 1, -1, -1, -1, -1, -1],
   ]
   np.testing.assert_array_equal(batch.enc_BAE[0], A)
   np.testing.assert_array_equal(batch.enc_BAE[1, :3], B)

@@ -46,13 +46,19 @@ def batch(case: cases.Case, enc_BAE, clip_counts) -> types.Batch:
   tokens_BT, valid_BT, clip_BT, frame_BT = cases.prompts(case, clip_counts)
   a = enc_BAE.shape[1]
   per_clip = features.adapter_frames(a) if case.is_step_audio else a
-  index_BT = np.where(clip_BT >= 0, clip_BT * per_clip + frame_BT, -1)
+  heard = [np.unique(clip_T[clip_T >= 0]) for clip_T in clip_BT]
+  most = max(map(len, heard))
+  # Every row has as many places for clips; what is left over is not read.
+  places = [np.resize(row, most) if len(row) else [0] * most for row in heard]
+  first_B1 = np.array([row.min(initial=len(enc_BAE)) for row in heard])[:, None]
+  own_BT = (clip_BT - first_B1) * per_clip + frame_BT
+  index_BT = np.where(clip_BT >= 0, own_BT, -1)
   return types.Batch(
     tokens_BT=jnp.asarray(tokens_BT),
     valid_BT=jnp.asarray(valid_BT),
     loss_mask_BT=jnp.zeros_like(valid_BT),
     audio_index_BT=jnp.asarray(index_BT, jnp.int32),
-    enc_BAE=enc_BAE,
+    enc_BAE=enc_BAE[np.concatenate(places).astype(int)],
   )
 
 

@@ -167,14 +167,12 @@ def whole_rows(rollout, frozen) -> tuple[Batch, dict]:
   index_BT = behind(
     prompts.audio_index_BT, np.full(rollout.token_BT.shape, -1), -1
   )
-  # Each row has a copy of its prompt's clip, of three audio tokens.
-  row_B = np.arange(len(len_B))
-  moved_B1 = 3 * (row_B - row_B // samples)[:, None]
+  # Each row has a copy of its prompt's clip.
   batch = Batch(
     tokens_BT=behind(prompts.tokens_BT, rollout.token_BT),
     valid_BT=behind(prompts.valid_BT, frozen["valid_BT"]),
     loss_mask_BT=alone(frozen["loss_mask_BT"]),
-    audio_index_BT=jnp.where(index_BT >= 0, index_BT + moved_B1, -1),
+    audio_index_BT=index_BT,
     enc_BAE=jnp.repeat(prompts.enc_BAE, samples, axis=0),
   )
   return batch, {
