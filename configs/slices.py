@@ -22,6 +22,7 @@ CHIPS = {
 # Rows of the longest sequence of the paper's PPO (4.3); full rows by default.
 _LARGE = dict(
   rows=0,
+  accumulate=1,
   time=10_240,
   clips=4,
   examples=4,
@@ -58,6 +59,7 @@ def settings(model: str, tpu: str, programs: tuple[str, ...]) -> ConfigDict:
     slice, chips: what is rented.
     programs: what the stage runs there.
     rows, time: of a train step, packed; a row a chip by default.
+    accumulate: micro-batches that the rows of a step are taken in.
     clips, examples: most of a row.
     useful: share of a row's columns that hold tokens.
     chunks: of the head's vocabulary, on each of the mesh's tensor parts.

@@ -20,7 +20,7 @@ from experiments import bench_core as core
 from mgrd_jax import types
 from mgrd_jax.losses import logprobs
 from mgrd_jax.models import decoder
-from mgrd_jax.train import fit, large, optim, steps
+from mgrd_jax.train import fit, optim, scores, steps
 
 RATE = 1e-4
 CHUNKS = 4
@@ -48,17 +48,20 @@ def _ours(config: decoder.DecoderConfig, batch: types.Batch) -> Callable:
   held = [steps.init_state({"decoder": params}, tx)]
   step = jax.jit(
     functools.partial(
-      large.sft_step,
-      states=states,
-      score=functools.partial(logprobs.head_logprobs, chunks=CHUNKS),
+      steps.sft_step,
+      scores=functools.partial(
+        scores.of_rows,
+        states=states,
+        score=functools.partial(logprobs.head_logprobs, chunks=CHUNKS),
+        dtype=jnp.float32,
+      ),
       tx=tx,
-      dtype=jnp.float32,
     ),
     donate_argnums=0,
   )
 
   def run():
-    held[0], metrics = step(held[0], batch)
+    held[0], metrics = step(held[0], (batch,))
     return held[0].step, metrics
 
   return run

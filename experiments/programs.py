@@ -18,7 +18,7 @@ from mgrd_jax import sharding
 from mgrd_jax.audio import features
 from mgrd_jax.losses import logprobs
 from mgrd_jax.models import audio_lm, decoder
-from mgrd_jax.train import fit, large, optim, steps
+from mgrd_jax.train import fit, optim, scores, steps
 from mgrd_jax.types import Batch
 
 MEL_FRAMES = 3000  # of the longest clip, 30 s
@@ -85,9 +85,14 @@ def check(config, only: Sequence[str] = ()) -> None:
   for name in (*tpu.programs, *only):
     if name not in PROGRAMS:
       raise ValueError(f"unknown program {name!r}; have {list(PROGRAMS)}")
+  if tpu.rows % tpu.accumulate:
+    raise ValueError(
+      f"config.tpu.accumulate={tpu.accumulate} does not divide rows {tpu.rows}"
+    )
   sizes = audio_lm.VARIANTS[config.model]()
   rows = dict(
-    mesh=(tpu.rows, tpu.time), rollout=(tpu.rollout.rows, tpu.rollout.prompt)
+    mesh=(tpu.rows // tpu.accumulate, tpu.time),
+    rollout=(tpu.rollout.rows, tpu.rollout.prompt),
   )
   for name, mesh in meshes(tpu).items():
     if math.prod(mesh.values()) != tpu.chips:
@@ -168,11 +173,13 @@ class Setting:
   def rows(self) -> Batch:
     return self.batch(self.tpu.rows, self.tpu.time, self.tpu.clips)
 
-  def columns(self, *names: str) -> dict:
-    """Float arrays over the rows' columns."""
+  def frozen(self, *names: str) -> dict:
+    """What PPO holds over the rows' columns, the masks of responses too."""
     shape = self.tpu.rows, self.tpu.time
+    dtypes = {name: jnp.float32 for name in names}
+    dtypes |= {"valid_BT": bool, "loss_mask_BT": bool}
     return self.put(
-      {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in names}
+      {n: jax.ShapeDtypeStruct(shape, dtype) for n, dtype in dtypes.items()}
     )
 
   def forward_flops(
@@ -193,10 +200,11 @@ class Setting:
     return 3 * self.forward_flops(t.rows, t.time, t.clips, t.useful)
 
 
-def _functions(setting: Setting) -> dict:
-  """What the steps of `large` are handed."""
+def _scores(setting: Setting) -> Callable:
+  """Log-probabilities of rows, the head read in chunks."""
   config = setting.config
-  return dict(
+  return functools.partial(
+    scores.of_rows,
     states=functools.partial(audio_lm.states, config=config),
     score=functools.partial(
       logprobs.head_logprobs,
@@ -204,7 +212,6 @@ def _functions(setting: Setting) -> dict:
       shards=setting.tpu.mesh.tensor,
       tied=config.decoder.tied,
     ),
-    tx=setting.tx,
     dtype=setting.dtype,
   )
 
@@ -237,7 +244,9 @@ def _trained(setting: Setting, name: str, step, *given, value=False, **kwargs):
   return Program(
     name,
     setting.mesh,
-    functools.partial(step, **kwargs),
+    functools.partial(
+      step, tx=setting.tx, accumulate=setting.tpu.accumulate, **kwargs
+    ),
     (setting.state(value), *given),
     (0,),
     setting.train_flops(),
@@ -247,7 +256,11 @@ def _trained(setting: Setting, name: str, step, *given, value=False, **kwargs):
 
 def _sft(setting: Setting) -> Program:
   return _trained(
-    setting, "sft", large.sft_step, setting.rows(), **_functions(setting)
+    setting,
+    "sft",
+    steps.sft_step,
+    (setting.rows(),),
+    scores=_scores(setting),
   )
 
 
@@ -258,10 +271,10 @@ def _dpo(setting: Setting) -> Program:
   return _trained(
     setting,
     "dpo",
-    large.dpo_step,
+    steps.dpo_step,
     setting.rows(),
     sums,
-    **_functions(setting),
+    scores=_scores(setting),
     examples=t.examples,
   )
 
@@ -271,11 +284,11 @@ def _ppo_actor(setting: Setting) -> Program:
   return _trained(
     setting,
     "ppo_actor",
-    large.policy_step,
+    steps.policy_step,
     setting.rows(),
-    setting.columns("adv_BT", "old_logp_BT"),
-    **_functions(setting),
-    hp=steps.PPO(),
+    setting.frozen("adv_BT", "old_logp_BT"),
+    scores=_scores(setting),
+    hp=steps.PPO(on_policy=False),
     ban_V=ban_V,
   )
 
@@ -285,13 +298,15 @@ def _ppo_critic(setting: Setting) -> Program:
   program = _trained(
     setting,
     "ppo_critic",
-    large.critic_step,
+    steps.critic_step,
     setting.rows(),
-    setting.columns("value_BT", "return_BT"),
+    setting.frozen("value_BT", "return_BT"),
     value=True,
-    values=functools.partial(audio_lm.row_values, config=setting.config),
-    tx=setting.tx,
-    dtype=setting.dtype,
+    values=functools.partial(
+      scores.values_of_rows,
+      values=functools.partial(audio_lm.row_values, config=setting.config),
+      dtype=setting.dtype,
+    ),
     clip=steps.PPO().value_clip,
   )
   # It has no head, but a scalar one.

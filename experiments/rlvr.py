@@ -25,7 +25,7 @@ from mgrd_jax.mgrd import select
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rewards import combine
 from mgrd_jax.rollout import collect
-from mgrd_jax.train import checkpoint, loop, optim, steps
+from mgrd_jax.train import checkpoint, loop, optim, scores, steps
 from mgrd_jax.types import Scored
 
 
@@ -225,8 +225,14 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
 def _programs(context, config):
   """(txs, jitted functions) of actor and critic."""
   hp = steps.PPO(**config.ppo, temperature=config.temperature)
-  values = functools.partial(audio_lm.values, config=context.model)
-  apply = functools.partial(audio_lm.continuations, config=context.model)
+  values = functools.partial(
+    scores.values_of_responses,
+    values=functools.partial(audio_lm.values, config=context.model),
+  )
+  own_scores = functools.partial(
+    scores.of_responses,
+    apply=functools.partial(audio_lm.continuations, config=context.model),
+  )
   ban_V = responses.ban_vector(context)
   adamw = functools.partial(
     optim.named, "adamw", steps=config.steps, final=1.0
@@ -234,10 +240,10 @@ def _programs(context, config):
   actor_tx, critic_tx = adamw(**config.actor), adamw(**config.critic)
   frozen = functools.partial(steps.advantages, values=values, hp=hp)
   policy = functools.partial(
-    steps.policy_step, apply=apply, tx=actor_tx, hp=hp, ban_V=ban_V
+    steps.policy_step, scores=own_scores, tx=actor_tx, hp=hp, ban_V=ban_V
   )
   critic = functools.partial(
-    steps.critic_step, values=values, tx=critic_tx, hp=hp
+    steps.critic_step, values=values, tx=critic_tx
   )
   return {
     "actor_tx": actor_tx,

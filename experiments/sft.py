@@ -16,7 +16,7 @@ import numpy as np
 from experiments import assembly, flags, responses
 from mgrd_jax.data import loader, transforms
 from mgrd_jax.models import audio_lm
-from mgrd_jax.train import checkpoint, loop, optim, steps
+from mgrd_jax.train import checkpoint, loop, optim, scores, steps
 
 WINDOW = 8  # windows are multiples of this, as columns are
 
@@ -143,9 +143,12 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
   tx = optim.named(**config.optim, steps=config.steps)
   step_fn = functools.partial(
     steps.sft_step,
-    apply=functools.partial(audio_lm.apply, config=context.model),
+    scores=functools.partial(
+      scores.of_window,
+      apply=functools.partial(audio_lm.apply, config=context.model),
+      window=window,
+    ),
     tx=tx,
-    window=window,
   )
   step_fn = assembly.training_step(step_fn)
   # Loop.

@@ -65,7 +65,8 @@ def test_decoding_writes_its_cache_where_it_was():
 @pytest.mark.parametrize("name", ["sft", "dpo", "ppo_actor"])
 def test_no_step_holds_all_logits(name):
   program = of_tiny()[name]
-  rows, time = program.args[1].tokens_BT.shape
+  batch = program.args[1][0] if name == "sft" else program.args[1]
+  rows, time = batch.tokens_BT.shape
   vocab = 1024
   shapes = re.findall(r"tensor<([\dx]+)x[a-z]", program.lower().as_text())
   sizes = {tuple(map(int, shape.split("x"))) for shape in shapes}
@@ -148,6 +149,8 @@ def test_a_model_without_settings_is_refused():
     ("mesh.fsdp", 12, "mesh: .* is not 64 chips of v5p-128"),
     ("rollout.tensor", 4, "rollout: .* is not 64 chips"),
     ("rows", 63, "mesh: data x fsdp=64 does not divide rows 63"),
+    ("accumulate", 3, "accumulate=3 does not divide rows 64"),
+    ("accumulate", 2, "mesh: data x fsdp=64 does not divide rows 32"),
     ("programs", ("sftt",), "unknown program 'sftt'; have"),
   ],
 )

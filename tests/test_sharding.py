@@ -145,7 +145,7 @@ def test_a_step_of_muon_on_eight_devices_equals_one(mesh):
   ]
   assert {name for name, _ in moments} == set(specs)
   assert all(placement == specs[name] for name, placement in moments)
-  step = functools.partial(steps.sft_step, apply=toys.apply, tx=tx, window=8)
+  step = functools.partial(steps.sft_step, scores=toys.IN_WINDOW, tx=tx)
   (one, _), (all_, _) = run_both(mesh, jax.jit(step), state, (supervised(),))
   # Adam's part is left out: its first step is the sign of a gradient, and
   # that of a gradient of nearly zero is the order of a sum.

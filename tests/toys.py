@@ -10,10 +10,11 @@ import optax
 from mgrd_jax import types
 from mgrd_jax.audio import features
 from mgrd_jax.data import transforms
+from mgrd_jax.losses import logprobs
 from mgrd_jax.models import adapter, audio_encoder, audio_lm, decoder
 from mgrd_jax.rollout import collect, engine, sampling
 from mgrd_jax.text.chat import Row
-from mgrd_jax.train import steps
+from mgrd_jax.train import scores, steps
 
 VOCAB = 24
 PATCH, STOP = 22, 23
@@ -124,6 +125,12 @@ def batch(items, *, time: int = 16, clips: int = 1, rows: int = 0):
   return jax.tree.map(jnp.asarray, transforms.collate(items, shape, rows))
 
 
+def packed_rows(groups, *, time: int = 24, clips: int = 2):
+  """A Batch whose rows hold several items each."""
+  shape = transforms.Shape(time, clips, FRAMES, WIDTH)
+  return jax.tree.map(jnp.asarray, transforms.collate_packed(groups, shape))
+
+
 @functools.cache
 def generator(*, samples: int, max_new: int, temperature: float):
   """(params, batch, request_B, key, ban_V) -> the engine's samples."""
@@ -168,9 +175,18 @@ def packed(items, drawn, *, samples: int):
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.2, momentum=0.9))
 HP = steps.PPO()
 PATCH_BAN_V = sampling.ban(VOCAB, (PATCH,))
-SFT = jit(functools.partial(steps.sft_step, apply=apply, tx=TX, window=8))
+IN_WINDOW = functools.partial(scores.of_window, apply=apply, window=8)
+OF_ROWS = functools.partial(
+  scores.of_rows,
+  states=functools.partial(audio_lm.states, config=CONFIG),
+  score=functools.partial(logprobs.head_logprobs, chunks=3),
+  dtype=jnp.float32,
+)
+OF_RESPONSES = functools.partial(scores.of_responses, apply=continuations)
+VALUES = functools.partial(scores.values_of_responses, values=values)
+SFT = jit(functools.partial(steps.sft_step, scores=IN_WINDOW, tx=TX))
 CRITIC = jit(
-  functools.partial(steps.critic_step, values=values, tx=TX, hp=HP, clip=None)
+  functools.partial(steps.critic_step, values=VALUES, tx=TX, clip=None)
 )
 
 
@@ -178,11 +194,11 @@ CRITIC = jit(
 def UPDATE(state, critic_params, scored, ban_V):
   """Advantages and one policy step: (state, frozen, metrics)."""
   frozen, metrics = steps.advantages(
-    critic_params, scored, values=values, hp=HP
+    critic_params, scored, values=VALUES, hp=HP
   )
   rollout = scored.rollout
   state, more = steps.policy_step(
-    state, rollout, frozen, apply=continuations, tx=TX, hp=HP, ban_V=ban_V
+    state, rollout, frozen, scores=OF_RESPONSES, tx=TX, hp=HP, ban_V=ban_V
   )
   return state, frozen, metrics | more
 

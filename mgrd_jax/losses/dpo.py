@@ -7,7 +7,8 @@ Log-probabilities of a response are sums over its tokens.
 """
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 
 def preference(
@@ -57,6 +58,29 @@ def stats(
     "logratio_rejected": down_B,
   }
   return jax.tree.map(jax.lax.stop_gradient, found)
+
+
+def responses(
+  segment_BT: Int[Array, "B T"],
+  loss_mask_BT: Bool[Array, "B T"],
+  *,
+  examples: int,
+) -> Bool[Array, "B T G"]:
+  """Which response a trained column belongs to, of those that its row holds.
+
+  Args:
+    segment_BT: which example of its row a column belongs to, 0 for none.
+    examples: the most that a row holds; G counts them.
+  """
+  own_BTG = segment_BT[..., None] == jnp.arange(1, examples + 1)
+  return own_BTG & loss_mask_BT[..., None]
+
+
+def response_sums(
+  logp_BT: Float[Array, "B T"], keep_BTG: Bool[Array, "B T G"]
+) -> Float[Array, "B G"]:
+  """log π of each response: the sum over its own columns."""
+  return jnp.where(keep_BTG, logp_BT[..., None], 0.0).sum(1)
 
 
 def _log_ratios(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B):

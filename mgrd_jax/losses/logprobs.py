@@ -57,28 +57,38 @@ def token_logprobs(
   `logits_BSV` holds the logits of those columns alone, and tokens that they
   do not score are 0; without, S is T.
   """
-  # The small arrays are shifted, not the logits: no copy of size BTV.
-  next_BS = jnp.roll(tokens_BT, -1, axis=-1)
-  if at_BS is not None:
-    next_BS = jnp.take_along_axis(next_BS, at_BS, axis=-1)
-  found_BS = choice_logprobs(logits_BSV, next_BS)
-  if at_BS is not None:
-    found_BS = _spread(found_BS, at_BS, tokens_BT.shape[-1])
-  return shifted(found_BS)
+  (logp_BT,) = of_rows(
+    lambda next_BS: (choice_logprobs(logits_BSV, next_BS),),
+    tokens_BT,
+    at_BS=at_BS,
+  )
+  return logp_BT
 
 
-def of_rows(score, tokens_BT: Int[Array, "*B T"]) -> tuple:
+def of_rows(
+  score,
+  tokens_BT: Int[Array, "*B T"],
+  *,
+  at_BS: Int[Array, "B S"] | None = None,
+) -> tuple:
   """What a scorer of choices says of the tokens of whole rows.
 
   Args:
     score: function of the token that each column chooses, next_BT, such as
       `head_logprobs` of a row's states; returns arrays over T.
+    at_BS: the columns that it scores, of `predictors`; all by default.
 
   Returns:
-    the same arrays, column t being of tokens_BT[:, t]; column 0 is 0.
+    the same arrays, column t being of tokens_BT[:, t]; 0 where none is
+    scored, and in column 0.
   """
-  found = score(jnp.roll(tokens_BT, -1, axis=-1))
-  return tuple(shifted(x_BT) for x_BT in found)
+  # The small arrays are shifted, not the logits: no copy of size BTV.
+  next_BS = jnp.roll(tokens_BT, -1, axis=-1)
+  if at_BS is None:
+    return tuple(shifted(x_BT) for x_BT in score(next_BS))
+  found = score(jnp.take_along_axis(next_BS, at_BS, axis=-1))
+  time = tokens_BT.shape[-1]
+  return tuple(shifted(_spread(x_BS, at_BS, time)) for x_BS in found)
 
 
 def shifted(x_BT: Float[Array, "*B T"]) -> Float[Array, "*B T"]:

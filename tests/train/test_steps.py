@@ -187,9 +187,8 @@ def test_the_critic_tells_where_its_clip_acts():
   @functools.partial(toys.jit, static_argnames="clip")
   def regress(frozen, clip):
     return steps.critic_step(
-      critic, rollout, frozen, values=toys.values, tx=toys.TX, hp=toys.HP,
-      clip=clip,
-    )[1]  # fmt: skip
+      critic, rollout, frozen, values=toys.VALUES, tx=toys.TX, clip=clip
+    )[1]
 
   # V is .5 and G is 1: held back where V has moved up by more than .2.
   at_T = np.arange(6)
@@ -242,7 +241,7 @@ def test_the_values_of_an_update_precede_their_tokens():
   head = toys.critic()["value"] | {"value_D": rng.normal(size=width)}
   critic = PARAMS | {"value": head}
   advantages = toys.jit(
-    functools.partial(steps.advantages, values=toys.values, hp=toys.HP)
+    functools.partial(steps.advantages, values=toys.VALUES, hp=toys.HP)
   )
 
   def values(rollout):
