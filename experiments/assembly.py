@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from experiments import files, own_data, provenance
 from experiments.progress import bar
-from mgrd_jax import sharding
+from mgrd_jax import paths, sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema, sources, synthetic, transforms
@@ -89,7 +90,7 @@ def load(config, workdir) -> Context:
   if config.data.manifest:
     # `ask` reads it, and knows no manifest.
     needed = {"max_new": context.own_response}
-    files.write_json(pathlib.Path(workdir) / "own.json", needed)
+    files.write_json(epath.Path(workdir) / "own.json", needed)
   return context
 
 
@@ -102,8 +103,7 @@ def same_run(field: str, folder, config, names: Sequence[str]) -> None:
   another seed would be asked about a world that it has never seen.  A folder
   of no run (no config.json above it) is taken as it is.
   """
-  folder = pathlib.Path(folder)
-  for home in (folder, *folder.parents):
+  for home in paths.upwards(folder):
     if (home / "config.json").exists():
       break
   else:
@@ -145,14 +145,12 @@ def build_tokenizer(examples) -> tokenizer_lib.HFTokenizer:
 
 def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
   """The run's tokenizer: its own, that of config.init's run, or a new one."""
-  path = pathlib.Path(workdir) / "tokenizer.json"
+  path = epath.Path(workdir) / "tokenizer.json"
   if path.exists():
     return tokenizer_lib.load(path)
-  init = pathlib.Path(config.init)
-  homes = (init, *init.parents) if config.init else ()
+  homes = paths.upwards(config.init) if config.init else ()
   made = [h / path.name for h in homes if (h / path.name).exists()]
   tokenizer = tokenizer_lib.load(made[0]) if made else build_tokenizer(examples)
-  path.parent.mkdir(parents=True, exist_ok=True)
   tokenizer.save(path)
   return tokenizer
 
@@ -163,24 +161,25 @@ class Stores:
   Root 0 is the built-in set's, root 1 that of the user's manifest.
   """
 
-  def __init__(self, roots: Sequence[pathlib.Path], max_seconds: float):
+  def __init__(self, roots: Sequence[epath.Path], max_seconds: float):
     self._stores = [
       sources.ClipStore(r, max_seconds=max_seconds) for r in roots
     ]
 
-  def paths(self, refs: Iterable[str]) -> dict[str, pathlib.Path]:
+  def paths(self, refs: Iterable[str]) -> dict[str, epath.Path]:
     """{"root-index:file": path} of every file that the refs lead to, sorted."""
     found = {}
     for ref in refs:
       index, inner = ref.split(":", 1)
       file, _ = schema.split_ref(inner)
-      found[f"{index}:{file}"] = self._stores[int(index)].root / file
+      root = self._stores[int(index)].root
+      found[f"{index}:{file}"] = paths.below(root, file)
     return dict(sorted(found.items()))
 
   def files(self, refs: Iterable[str]) -> list[tuple[str, int, int]]:
     """(path, bytes, time of change) of every file that the refs lead to."""
-    found = [(p, p.stat()) for p in self.paths(refs).values()]
-    return [(str(p.absolute()), s.st_size, s.st_mtime_ns) for p, s in found]
+    found = self.paths(refs).values()
+    return [(str(paths.absolute(p)), *paths.stamp(p)) for p in found]
 
   def wave(self, ref: str) -> np.ndarray:
     index, inner = ref.split(":", 1)
@@ -201,13 +200,18 @@ def _examples(data, seed: int):
     )
   roots = [built_in.parent]
   if data.manifest:
-    roots.append(pathlib.Path(data.manifest).parent)
+    roots.append(epath.Path(data.manifest).parent)
   stores = Stores(roots, data.max_seconds)
   rows, refusals = schema.read_manifest(built_in)
-  examples, skipped = placed(rows), own_data.one_a_row(refusals)
+  if refusals:
+    raise ValueError(
+      f"{built_in}: {refusals[0]}; remove {built_in.parent}, and the same "
+      "command makes it again"
+    )
+  examples, skipped = placed(rows), []
   if data.manifest:
-    own, more = own_data.read(data.manifest, stores)
-    examples, skipped = own_data.joined(examples, own), skipped + more
+    own, skipped = own_data.read(data.manifest, stores)
+    examples = own_data.joined(examples, own)
   if skipped:
     print(f"skipped {len(skipped)} rows; the first: {skipped[0]}")
   return examples, stores, skipped
@@ -240,7 +244,7 @@ def _facts(data, examples, stores, clips) -> dict:
   code = pathlib.Path(measure.__file__).read_text()
   depends = [code, *wanted, *map(str, stores.files(wanted))]
   key = hashlib.sha256("\n".join(depends).encode()).hexdigest()[:18]
-  path = pathlib.Path(data.cache) / f"facts-{key}.json"
+  path = epath.Path(data.cache) / f"facts-{key}.json"
   if path.exists():
     return files.read_json(path)
   facts = {}
@@ -354,7 +358,7 @@ def restore(init) -> dict:
   """
   if not init:
     raise ValueError("config.init is empty; give the folder of a stage")
-  params = checkpoint.restore(pathlib.Path(init) / "params")
+  params = checkpoint.restore(epath.Path(init) / "params")
   # What is read is pinned to a device.  Beside fresh optimiser state that is
   # not, a step's first call would differ from its second: two compilations.
   return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)

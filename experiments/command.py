@@ -2,6 +2,15 @@
 
 import argparse
 import errno
+import logging
+import traceback
+
+from etils import epath
+
+from mgrd_jax import paths
+
+# They log, with a traceback, what they raise as well.
+_LOUD = ("absl", "gcsfs")
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +38,29 @@ def exhausted(error: BaseException | None) -> str:
       return f"out of memory: {one_line(error)}"
     error = error.__cause__
   return ""
+
+
+def of_store(error: BaseException) -> str:
+  """What went wrong with gs:// or the like, one line; "" of another error.
+
+  What reads it is loaded late and has kinds of errors of its own, so it is
+  known by the path that epath was asked for.
+  """
+  for frame, _ in traceback.walk_tb(error.__traceback__):
+    if frame.f_globals.get("__name__") != epath.Path("/").__module__:
+      continue
+    asked = (v for v in frame.f_locals.values() if isinstance(v, epath.Path))
+    for path in filter(paths.is_remote, asked):
+      said = " ".join(f"{path}: {type(error).__name__}: {error}".split())
+      missing = isinstance(error, ImportError)
+      return f"{said}; pip install -e '.[gcs]'" if missing else said
+  return ""
+
+
+def hush() -> None:
+  """An error is told once, by who ends the process for it."""
+  for name in _LOUD:
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def one_line(error: BaseException) -> str:

@@ -7,11 +7,11 @@
 import collections
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import (
   assembly,
@@ -24,6 +24,7 @@ from experiments import (
   rlvr,
   sft,
 )
+from mgrd_jax import paths
 from mgrd_jax.audio import features, io
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import lexicon, schema, synthetic, text_tasks, transforms
@@ -79,14 +80,14 @@ def plan(data, seed: int) -> Plan:
   """
   sizes = synthetic.Sizes(**data.sizes.to_dict())
   key = synthetic.cache_key(sizes, seed, data.labelled)
-  folder = pathlib.Path(data.cache) / key
+  folder = epath.Path(data.cache) / key
   made = (folder / "manifest.jsonl").exists()
   if made:
     built_in, _ = schema.read_manifest(
       folder / "manifest.jsonl", check_files=False
     )
     # A shard holds 16-bit samples, and next to nothing beside them.
-    size = (folder / "clips.arrayrecord").stat().st_size
+    size, _ = paths.stamp(folder / "clips.arrayrecord")
     seconds = size / (2 * io.RATE)
   else:
     world = lexicon.draw_world(seed)
@@ -109,7 +110,7 @@ def plan(data, seed: int) -> Plan:
     seconds = PLANNED_SECONDS * len(clips)
   found, roots = assembly.placed(built_in), [folder]
   if data.manifest:
-    roots.append(pathlib.Path(data.manifest).parent)
+    roots.append(epath.Path(data.manifest).parent)
   stores = assembly.Stores(roots, data.max_seconds)
   if data.manifest:
     own, skipped = own_data.read(data.manifest, stores)
@@ -154,7 +155,7 @@ def context_of(config, planned: Plan, tokenizer) -> assembly.Context:
 
 def tokenizer_of(workdir, examples) -> tokenizer_lib.HFTokenizer:
   """The run's tokenizer, or the one that it would build."""
-  path = pathlib.Path(workdir) / "tokenizer.json"
+  path = epath.Path(workdir) / "tokenizer.json"
   if path.exists():
     return tokenizer_lib.load(path)
   return assembly.build_tokenizer(examples)

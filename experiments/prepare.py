@@ -24,6 +24,7 @@ import rich.box
 import rich.console
 import rich.progress
 import rich.table
+from etils import epath
 
 from configs import common
 from experiments import command, progress
@@ -51,7 +52,7 @@ class InputError(ValueError):
 
 def check(args: argparse.Namespace) -> int:
   """reads every row and decodes every clip; fails if any row is refused"""
-  manifest = pathlib.Path(args.manifest)
+  manifest = epath.Path(args.manifest)
   store = sources.ClipStore(manifest.parent, max_seconds=args.max_seconds)
   good, refusals = [], []
   for line, example, refused in _track(schema.scan(manifest), "checking"):
@@ -68,7 +69,7 @@ def check(args: argparse.Namespace) -> int:
 
 def shard(args: argparse.Namespace) -> int:
   """copies a manifest's good rows with their clips into ArrayRecord shards"""
-  manifest, out = map(sources.local_or_remote, (args.manifest, args.out))
+  manifest, out = epath.Path(args.manifest), epath.Path(args.out)
   rows = list(schema.scan(manifest, check_files=False))
   refusals = [r for _, _, refused in rows for r in refused]
   with (
@@ -295,19 +296,14 @@ def main(argv: list[str] | None = None) -> int:
     shards.FolderError,
     OSError,
   )
+  command.hush()
   try:
     return args.run(args)
-  except known as error:
-    print(f"prepare {args.command}: {error}", file=sys.stderr)
-    return 1
   except Exception as error:
-    # What reads gs:// is loaded late, and has kinds of errors of its own.
-    if "://" not in f"{args.manifest} {args.out}":
+    said = command.of_store(error)
+    if not (said or isinstance(error, known)):
       raise
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    if isinstance(error, ImportError):
-      said = f"{error}: pip install -e '.[gcs]'"
-    print(f"prepare {args.command}: {said}", file=sys.stderr)
+    print(f"prepare {args.command}: {said or error}", file=sys.stderr)
     return 1
 
 

@@ -10,12 +10,14 @@ stderr and a non-zero exit.
 """
 
 import dataclasses
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from etils import epath
+
 from experiments import command
+from mgrd_jax import paths
 from mgrd_jax.eval import measures, report
 from mgrd_jax.eval.measures import number, points
 
@@ -242,13 +244,14 @@ def write_readme(path: str, runs: Sequence[Mapping]) -> None:
     ReportError: the file cannot be read or has no markers.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    text = epath.Path(path).read_text()
     changed = replace_results(text, results(runs, README_COLUMNS))
   except OSError as error:
-    raise measures.ReportError(f"{path}: {error.strerror}") from None
+    why = error.strerror or type(error).__name__
+    raise measures.ReportError(f"{path}: {why}") from None
   except measures.ReportError as error:
     raise measures.ReportError(f"{path}: {error}") from None
-  measures.write(path, changed.encode())
+  paths.write(path, changed)
 
 
 def main(argv: list[str] | None = None) -> int:

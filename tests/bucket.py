@@ -26,6 +26,11 @@ class Bucket(local.LocalFileSystem):
       path = f"{cls.root}/{path.removeprefix('gs://')}"
     return super()._strip_protocol(path)
 
+  def glob(self, path, **kwargs):
+    """Names begin with their bucket's, as those of a store do."""
+    found = super().glob(path, **kwargs)
+    return [one.removeprefix(f"{self.root}/") for one in found]
+
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch) -> tuple[str, pathlib.Path]:

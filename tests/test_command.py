@@ -9,10 +9,12 @@ import textwrap
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from experiments import command
 from mgrd_jax.models import assemble, convert, released, shards
 from mgrd_jax.train import checkpoint
+from tests.bucket import bucket  # noqa: F401
 from tests.conftest import ROOT
 from tests.test_ask import clip, written
 from tests.test_ask_released import config_of
@@ -42,6 +44,27 @@ def test_memory_that_ran_out_is_told_from_other_errors():
   assert command.exhausted(wrapped) == "out of memory: no room"
   assert not command.exhausted(RuntimeError("INTERNAL: a bug"))
   assert not command.exhausted(FileNotFoundError("gone"))
+
+
+def test_what_a_store_says_is_one_line_with_its_path(
+  bucket,  # noqa: F811
+  monkeypatch,
+):
+  name, _ = bucket
+
+  def refuse(self, path, *args, **kwargs):
+    raise RuntimeError("no credentials\nat all")
+
+  monkeypatch.setattr("tests.bucket.Bucket._open", refuse)
+  path = epath.Path(f"{name}/run/config.json")
+  line = command.of_store(caught(path.read_text, RuntimeError))
+  assert line == f"{path}: RuntimeError: no credentials at all"
+  upload = caught(lambda: epath.Path(__file__).copy(path), RuntimeError)
+  assert command.of_store(upload) == line
+  # Paths that are only near do not make it the store's.
+  assert not command.of_store(caught(lambda: path.parts[9], IndexError))
+  here = caught(epath.Path("/none/at/all").read_text, OSError)
+  assert not command.of_store(here)
 
 
 SCARCE = """

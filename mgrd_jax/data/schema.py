@@ -9,14 +9,16 @@ repaired in silence.
 import collections
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
 
+from mgrd_jax import paths
 from mgrd_jax.text import tokenizer
 
 ANSWER_TYPES = ("choice", "number", "text")
@@ -140,7 +142,10 @@ def scan(
   except OSError as error:
     why = error.strerror or type(error).__name__
     raise ManifestError(f"{path}: cannot read this manifest: {why}") from None
-  root = path.parent if check_files else None
+  exists = None
+  if check_files:
+    # Once a file: a shard is named by each of its rows.
+    exists = functools.cache(lambda f: paths.below(path.parent, f).is_file())
   line_of_id = {}
   rows = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
   for line, raw in enumerate(rows, 1):
@@ -150,7 +155,7 @@ def scan(
     row_id = row.get("id") if isinstance(row, dict) else None
     row_id = row_id if isinstance(row_id, str) else None
     if not found:
-      found = problems(row, root)
+      found = problems(row, exists)
       if row_id in line_of_id:
         first = f"line {line_of_id[row_id]} has it too: give each row its own"
         found.append(Problem("id", "duplicate id", first))
@@ -164,11 +169,8 @@ def write_manifest(
   path: str | os.PathLike, examples: Iterable[Example]
 ) -> None:
   """Writes UTF-8 jsonl, one Example a line, whole or not at all."""
-  path = epath.Path(path)
   lines = [json.dumps(to_json(e), ensure_ascii=False) + "\n" for e in examples]
-  part = path.with_name(f".{path.name}.part")
-  part.write_text("".join(lines), encoding="utf-8")
-  part.replace(path)
+  paths.write(path, "".join(lines))
 
 
 def to_json(example: Example) -> dict:
@@ -188,15 +190,17 @@ def from_json(row: dict) -> Example:
   Raises:
     ValueError: the row breaks the schema; one line names the first problem.
   """
-  for problem in problems(row, None):
+  for problem in problems(row):
     raise ValueError(f"{problem.field}: {problem.reason}; {problem.fix}")
   return _build(row)
 
 
-def problems(row: object, root: epath.Path | None = None) -> list[Problem]:
+def problems(
+  row: object, exists: Callable[[str], bool] | None = None
+) -> list[Problem]:
   """Everything that is wrong with one JSON row, [] if nothing.
 
-  `root` is the manifest's folder, to look for audio files; None looks for none.
+  `exists` says of an audio file whether it is there; None looks for none.
   """
   if not isinstance(row, dict):
     fix = f'a row is an object like {{"id": ...}}, not {type(row).__name__}'
@@ -207,7 +211,7 @@ def problems(row: object, root: epath.Path | None = None) -> list[Problem]:
       found += _type_problems(name, row)
   if not found:
     found = _answer_problems(row)
-    found += _audio_problems(_as_list(row, "audio"), root)
+    found += _audio_problems(_as_list(row, "audio"), exists)
   return found
 
 
@@ -346,7 +350,7 @@ def _is_number(answer: str | int | float) -> bool:
     return False
 
 
-def _audio_problems(audio: list[str], root: epath.Path | None) -> list[Problem]:
+def _audio_problems(audio: list[str], exists) -> list[Problem]:
   found = []
   if len(audio) > MAX_CLIPS:
     fix = f"{len(audio)} clips where {MAX_CLIPS} are allowed"
@@ -358,7 +362,7 @@ def _audio_problems(audio: list[str], root: epath.Path | None) -> list[Problem]:
     elif _ABSOLUTE.match(ref):
       fix = f"write {ref!r} relative to the manifest's folder"
       found.append(Problem("audio", "absolute path", fix))
-    elif root is not None and not (root / file).is_file():
+    elif exists is not None and not exists(file):
       fix = f"no {file!r} seen from the manifest's folder"
       found.append(Problem("audio", "missing file", fix))
   return found

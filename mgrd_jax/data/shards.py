@@ -15,14 +15,13 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 import queue
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 from etils import epath
 
+from mgrd_jax import paths
 from mgrd_jax.audio import io
 from mgrd_jax.data import schema, sources
 
@@ -120,7 +119,7 @@ def write(
     OSError: a file could not be written or a shard not be made; what is
       whole stays for the next call.
   """
-  root, out = sources.local_or_remote(root), sources.local_or_remote(out)
+  root, out = epath.Path(root), epath.Path(out)
   units = plan(examples, size)
   # One a worker: an open decoder or shard is of one thread.
   stores = [store() for _ in range(min(workers, len(units)))]
@@ -149,7 +148,7 @@ def write(
     _abandon(out, receipts)
   elif not result.found:
     _seal(out, inputs, receipts, result.examples)
-  epath.Path(out / _RECEIPTS).rmtree(missing_ok=True)
+  (out / _RECEIPTS).rmtree(missing_ok=True)
   return result
 
 
@@ -164,7 +163,7 @@ def _claim(out, inputs: str) -> bool:
       raise FolderError(
         f"{out}: holds other things; name another --out or remove it first"
       )
-    _write(receipts / _INPUTS, json.dumps({"inputs": inputs}))
+    paths.write(receipts / _INPUTS, json.dumps({"inputs": inputs}))
   elif found["inputs"] != inputs:
     what = "an earlier" if index else "an unfinished"
     raise FolderError(
@@ -219,7 +218,7 @@ def _make(unit: Unit, root, out, store, known) -> tuple[dict, bool]:
       f"{unit.name} have changed); name another --out or remove it first"
     )
   receipt = {"inputs": inputs, **_fill(unit, out, store)}
-  _write(path, json.dumps(receipt))
+  paths.write(path, json.dumps(receipt))
   return receipt, True
 
 
@@ -249,16 +248,8 @@ def _fill(unit: Unit, out, store) -> dict:
 
 def _write_shard(path, waves) -> tuple[int, str]:
   """Writes a shard, here or on gs://; returns its bytes and sha256."""
-  if isinstance(path, pathlib.Path):
-    sources.write_clips(path, waves)
-    return sources.fingerprint(path)
-  with tempfile.TemporaryDirectory() as folder:
-    here = pathlib.Path(folder, path.name)
+  with paths.staged(path) as here:
     sources.write_clips(here, waves)
-    # An upload that breaks off may leave its beginning under the name.
-    part = path.with_name(f".{path.name}.part")
-    epath.Path(here).copy(part, overwrite=True)
-    part.replace(path)
     return sources.fingerprint(here)
 
 
@@ -267,7 +258,7 @@ def _is_whole(path, receipt: dict) -> bool:
     return True
   if not path.is_file():
     return False
-  if isinstance(path, pathlib.Path):
+  if not paths.is_remote(path):
     told = receipt["bytes"], receipt["sha256"]
     return sources.fingerprint(path) == told
   # An object is whole or absent, and its hash would cost its download: that is
@@ -279,17 +270,11 @@ def _stamp(unit: Unit, root) -> str:
   """What a shard is made from: its refs, sizes and times of their files."""
   digest = hashlib.sha256()
   for ref in unit.refs:
-    path = sources.below(root, schema.split_ref(ref)[0])
     try:
-      stat = path.stat()
+      found = paths.stamp(paths.below(root, schema.split_ref(ref)[0]))
     except OSError:
       # A row that names a missing clip is refused when it is read.
       found = None
-    else:
-      here = isinstance(path, pathlib.Path)
-      found = (
-        (stat.st_size, stat.st_mtime_ns) if here else (stat.length, stat.mtime)
-      )
     digest.update(repr((ref, found)).encode())
   return digest.hexdigest()
 
@@ -317,7 +302,7 @@ def _seal(out, inputs: str, receipts: dict, examples) -> None:
     "rows": sum(r["rows"] for r in shards.values()),
     "shards": shards,
   }
-  _write(out / sources.INDEX, json.dumps(index, indent=1) + "\n")
+  paths.write(out / sources.INDEX, json.dumps(index, indent=1) + "\n")
   schema.write_manifest(out / MANIFEST, examples)
 
 
@@ -325,17 +310,9 @@ def _abandon(out, receipts: dict) -> None:
   """Removes what a call without a usable row has made of `out`."""
   for name in receipts:
     (out / name).unlink(missing_ok=True)
-  epath.Path(out / _RECEIPTS).rmtree(missing_ok=True)
-  if isinstance(out, pathlib.Path) and not any(out.iterdir()):
+  (out / _RECEIPTS).rmtree(missing_ok=True)
+  if not paths.is_remote(out) and not any(out.iterdir()):
     out.rmdir()
-
-
-def _write(path, text: str) -> None:
-  if isinstance(path, pathlib.Path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(text)
-  part.replace(path)
 
 
 def _json(path) -> dict | None:

@@ -12,8 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
-import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator
 
@@ -22,6 +20,7 @@ from array_record.python import array_record_module
 from etils import epath
 from jaxtyping import Float32, Shaped
 
+from mgrd_jax import paths
 from mgrd_jax.audio import features, io
 from mgrd_jax.data import schema
 
@@ -64,7 +63,7 @@ class ClipStore:
     max_seconds: int | float | None = None,
     decode: io.Decode | None = None,
   ):
-    self.root = local_or_remote(root)
+    self.root = epath.Path(root)
     self.mono = mono
     self.max_seconds = max_seconds
     self._decode = decode
@@ -91,7 +90,7 @@ class ClipStore:
     file, record = schema.split_ref(ref)
     if record is None:
       return io.read(
-        below(self.root, file),
+        paths.below(self.root, file),
         mono=self.mono,
         max_seconds=self.max_seconds,
         name=ref,
@@ -126,10 +125,10 @@ class ClipStore:
 
   def _reader(self, file: str):
     if file not in self._readers:
-      path = below(self.root, file)
+      path = paths.below(self.root, file)
       if not path.is_file():
         raise io.AudioError(file, "no such file", "check the path")
-      here = path if isinstance(path, pathlib.Path) else self._copy(path)
+      here = self._copy(path) if paths.is_remote(path) else path
       told = self._index.get(file)
       if told and fingerprint(here) != (told["bytes"], told["sha256"]):
         raise ShardError(
@@ -143,9 +142,9 @@ class ClipStore:
       self._readers[file] = reader
     return self._readers[file]
 
-  def _copy(self, path: epath.Path) -> pathlib.Path:
+  def _copy(self, path: epath.Path) -> epath.Path:
     self._copies = self._copies or tempfile.TemporaryDirectory()
-    here = pathlib.Path(self._copies.name, f"{len(self._readers)}-{path.name}")
+    here = epath.Path(self._copies.name) / f"{len(self._readers)}-{path.name}"
     path.copy(here, overwrite=True)
     return here
 
@@ -159,7 +158,7 @@ def write_clips(
   """Writes clips into one ArrayRecord shard, whole or not at all.
 
   Args:
-    path: the shard, "….arrayrecord"; its folder exists.
+    path: the shard, "….arrayrecord", on this machine; its folder exists.
     waves: wave_W's at 16 kHz, float32 in [-1, 1] or int16, of any lengths.
 
   Returns:
@@ -170,7 +169,7 @@ def write_clips(
       one is empty.
     OSError: the shard cannot be written, of a full disk for one.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   if path.suffix != ".arrayrecord":
     raise ValueError(f"{path}: name a shard of clips ….arrayrecord")
   part = path.with_name(f".{path.name}.part")
@@ -198,32 +197,18 @@ def write_clips(
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
+def _writing(path: epath.Path) -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:
     raise OSError(f"{path}: {str(error).split(';')[0]}") from None
 
 
-def local_or_remote(path: str | os.PathLike) -> pathlib.Path | epath.Path:
-  """A path of this machine as pathlib's, any other (gs://) as epath's."""
-  path = os.fspath(path)
-  return epath.Path(path) if "://" in path else pathlib.Path(path)
-
-
-def below(root, file: str) -> pathlib.Path | epath.Path:
-  """`root / file`; where no `..` is understood, on gs://, it is resolved."""
-  if isinstance(root, pathlib.Path):
-    return root / file
-  scheme, _, rest = os.fspath(root).partition("://")
-  rest = posixpath.normpath(posixpath.join(rest, file))
-  return epath.Path(f"{scheme}://{rest}")
-
-
-def fingerprint(path: pathlib.Path) -> tuple[int, str]:
+def fingerprint(path: str | os.PathLike) -> tuple[int, str]:
   """(bytes, sha256) of a file on this machine."""
-  with path.open("rb") as file:
-    return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+  with open(path, "rb") as file:
+    size = os.fstat(file.fileno()).st_size
+    return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_index(root) -> dict | None:
@@ -232,7 +217,7 @@ def read_index(root) -> dict | None:
   Raises:
     ShardError: it is damaged.
   """
-  path = local_or_remote(root) / INDEX
+  path = epath.Path(root) / INDEX
   if not path.is_file():
     return None
   try:

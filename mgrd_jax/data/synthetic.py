@@ -14,12 +14,13 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import pathlib
 import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from etils import epath
 
+from mgrd_jax import paths
 from mgrd_jax.audio import espeak, features, io, synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
 from mgrd_jax.data.schema import Example
@@ -397,7 +398,7 @@ def cache_key(sizes: Sizes, seed: int, labelled: float) -> str:
   text = json.dumps([dataclasses.asdict(sizes), seed, labelled])
   key = hashlib.sha256(text.encode())
   for file in (__file__, *(module.__file__ for module in MAKERS)):
-    key.update(pathlib.Path(file).read_bytes())
+    key.update(epath.Path(file).read_bytes())
   return key.hexdigest()[:12]
 
 
@@ -409,17 +410,16 @@ def build(
   labelled: float = 0.5,
   workers: int = 2,
   progress: Callable[[int, int], None] = lambda done, total: None,
-) -> pathlib.Path:
+) -> epath.Path:
   """Makes the set, or finds it made: returns the manifest's path.
 
   Written under `root/<cache key>`; the manifest is written last, so a
   folder that has one is whole.
   """
-  folder = pathlib.Path(root) / cache_key(sizes, seed, labelled)
+  folder = epath.Path(root) / cache_key(sizes, seed, labelled)
   manifest = folder / "manifest.jsonl"
   if manifest.exists():
     return manifest
-  folder.mkdir(parents=True, exist_ok=True)
   world = lexicon.draw_world(seed)
   clips = plan(sizes, seed, world)
   jobs = [(c, (seed, 13, i)) for i, c in enumerate(clips)]
@@ -435,8 +435,11 @@ def build(
       progress(min((done + 1) * step, len(jobs)), len(jobs))
 
   context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-    refs = sources.write_clips(folder / "clips.arrayrecord", waves(pool))
+  with (
+    concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+    paths.staged(folder / "clips.arrayrecord") as shard,
+  ):
+    refs = sources.write_clips(shard, waves(pool))
   rows = list(
     questions(clips, refs, seconds, world, seed=seed, labelled=labelled)
   )

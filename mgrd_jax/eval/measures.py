@@ -17,10 +17,12 @@ import json
 import math
 import numbers
 import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
+
+from mgrd_jax import paths
 
 CONTROLS = {
   "elicited_before_mgrd": "*hint, before MGRD*",
@@ -67,7 +69,7 @@ def rows(report: Mapping) -> list[tuple[str, Mapping]]:
 def save(report: Mapping, path: str | os.PathLike) -> None:
   """Writes report.json whole or not at all; NaN and infinities become null."""
   text = json.dumps(_finite(report), indent=1, ensure_ascii=False)
-  write(path, (text + "\n").encode())
+  paths.write(path, text + "\n")
 
 
 def load(path: str | os.PathLike) -> dict:
@@ -77,9 +79,10 @@ def load(path: str | os.PathLike) -> dict:
     ReportError: no report is there, or the file is none.
   """
   try:
-    report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    report = json.loads(epath.Path(path).read_bytes())
   except OSError as error:
-    raise ReportError(f"{path}: {error.strerror}") from None
+    why = error.strerror or type(error).__name__
+    raise ReportError(f"{path}: {why}") from None
   except ValueError:
     raise ReportError(f"{path}: not a JSON file") from None
   stages = report.get("stages") if isinstance(report, dict) else None
@@ -89,14 +92,6 @@ def load(path: str | os.PathLike) -> dict:
   if not named:
     raise ReportError(f"{path}: no report: it has no list of named stages")
   return report
-
-
-def write(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file whole or not at all."""
-  path = pathlib.Path(path)
-  part = path.with_name(f".{path.name}.part")
-  part.write_bytes(data)
-  part.replace(path)
 
 
 def _finite(value):

@@ -6,12 +6,13 @@
 import io
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
-from mgrd_jax.eval.measures import number, write
+from mgrd_jax import paths
+from mgrd_jax.eval.measures import number
 
 # Blue, vermilion and green that colour-blind readers tell apart.
 THINK, DIRECT, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -35,7 +36,7 @@ TRAINING = {
 }
 
 
-def curves(report: Mapping, folder: str | os.PathLike) -> list[pathlib.Path]:
+def curves(report: Mapping, folder: str | os.PathLike) -> list[epath.Path]:
   """accuracy.png and grounding.png: what the stages did; [] without stages.
 
   Thinking against direct answering on all, conflict and held-out questions,
@@ -44,7 +45,7 @@ def curves(report: Mapping, folder: str | os.PathLike) -> list[pathlib.Path]:
   stages = report.get("stages") or []
   if not stages:
     return []
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   fig = _figure(12.6, 4.0)
   panels = {"all": "acc", "conflict": "acc_conflict", "held-out": "acc_heldout"}
   axes = fig.subplots(1, len(panels), sharey=True)
@@ -74,7 +75,7 @@ def curves(report: Mapping, folder: str | os.PathLike) -> list[pathlib.Path]:
 
 def training_curves(
   metrics: Mapping[str, Sequence[Mapping]], folder: str | os.PathLike
-) -> list[pathlib.Path]:
+) -> list[epath.Path]:
   """training.png: a row for each of `TRAINING`, a panel for each stage.
 
   Args:
@@ -106,7 +107,7 @@ def training_curves(
     if len(TRAINING[title]) > 1:
       axes[0].legend(frameon=False, fontsize=7)
   fig.supxlabel("step", fontsize=9)
-  return [_save(fig, pathlib.Path(folder) / "training.png")]
+  return [_save(fig, epath.Path(folder) / "training.png")]
 
 
 def _figure(width: float, height: float):
@@ -120,11 +121,10 @@ def _figure(width: float, height: float):
   return fig
 
 
-def _save(fig, path: pathlib.Path) -> pathlib.Path:
+def _save(fig, path: epath.Path) -> epath.Path:
   buffer = io.BytesIO()
   fig.savefig(buffer, format="png", dpi=110)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  write(path, buffer.getvalue())
+  paths.write(path, buffer.getvalue())
   return path
 
 

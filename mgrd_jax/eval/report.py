@@ -7,11 +7,13 @@ NaN is blank.  Shares are printed in per cent, their differences in points.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from mgrd_jax.eval.measures import number, points, rows, write
+from etils import epath
+
+from mgrd_jax import paths
+from mgrd_jax.eval.measures import number, points, rows
 from mgrd_jax.eval.pictures import curves, training_curves
 
 MARKS = {"supported": "✓", "contradicted": "✗", "unverifiable": "?"}
@@ -152,7 +154,7 @@ def render(
   samples: Sequence[Mapping],
   metrics: Mapping[str, Sequence[Mapping]],
   folder: str | os.PathLike,
-) -> pathlib.Path:
+) -> epath.Path:
   """Writes report.md and its pictures into `folder`; each whole or not at all.
 
   Args:
@@ -166,8 +168,7 @@ def render(
   Returns:
     The path of report.md.
   """
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = epath.Path(folder)
   pictures = curves(report, folder), training_curves(metrics, folder)
   shown = ["\n\n".join(f"![{p.stem}]({p.name})" for p in ps) for ps in pictures]
   parts = {
@@ -181,7 +182,7 @@ def render(
   head = [f"# Report, seed {report.get('seed', '?')}", _header(report)]
   text = [f"{h}\n\n{body}" for h, body in parts.items() if body]
   path = folder / "report.md"
-  write(path, ("\n\n".join(filter(None, head + text)) + "\n").encode())
+  paths.write(path, "\n\n".join(filter(None, head + text)) + "\n")
   return path
 
 

@@ -15,7 +15,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
+from etils import epath
 from jaxtyping import Int
+
+from mgrd_jax import paths
 
 Ids = Sequence[int] | Int[np.ndarray, " T"]
 SPECIAL = (
@@ -79,10 +82,7 @@ class HFTokenizer:
 
   def save(self, path) -> None:
     """Writes a tokenizer.json whole or not at all."""
-    path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(self.raw.to_str(), encoding="utf-8")
-    part.replace(path)
+    paths.write(path, self.raw.to_str())
 
 
 def stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
@@ -113,7 +113,7 @@ def load(path) -> HFTokenizer:
     ValueError: the file is not one; names the file.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    text = epath.Path(path).read_text()
     return HFTokenizer(tokenizers.Tokenizer.from_str(text))
   except Exception as error:
     raise ValueError(f"{path}: not a tokenizer.json ({error})") from error

@@ -405,4 +405,5 @@ def test_errors_of_the_store_behind_gs_are_one_line(
   flags = command(f"{name}/raw/m.jsonl", f"{name}/made")
   assert prepare.main(flags) == 1
   err = capsys.readouterr().err
-  assert err == "prepare shard: HttpError: Anonymous caller has no access\n"
+  said = "gs://corpora/raw/m.jsonl: HttpError: Anonymous caller has no access"
+  assert err == f"prepare shard: {said}\n"
