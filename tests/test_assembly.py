@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import pipeline as pipeline_config
 from experiments import assembly, files, flags, pipeline
+from mgrd_jax.data import schema, sources, synthetic
 
 
 @pytest.fixture
@@ -180,3 +181,52 @@ def test_a_recipe_without_rounds_is_refused_before_anything_is_made(tmp_path):
   config = pipeline_config.get_config("tiny,rounds=0")
   with pytest.raises(ValueError, match="config.rounds=0: at least one"):
     pipeline.run(config, tmp_path)
+
+
+@pytest.fixture
+def made(tmp_path):
+  """A config whose built-in set is made: a row and its clip, in a shard."""
+  config = pipeline_config.get_config("smoke")
+  config.data.cache = str(tmp_path / "cache")
+  sizes = synthetic.Sizes(**config.data.sizes.to_dict())
+  key = synthetic.cache_key(sizes, config.seed, config.data.labelled)
+  folder = tmp_path / "cache" / key
+  folder.mkdir(parents=True)
+  write_shard(folder)
+  return config, folder
+
+
+def write_shard(folder):
+  """clips.arrayrecord and a manifest of one row about it."""
+  path = folder / "clips.arrayrecord"
+  (ref,) = sources.write_clips(path, [np.ones(16_000, np.float32) / 3])
+  row = schema.Example("a", "what?", "a", "text", (ref,))
+  schema.write_manifest(folder / "manifest.jsonl", [row])
+  return path
+
+
+def test_a_missing_shard_is_one_line(made, tmp_path):
+  config, folder = made
+  examples, _, _ = assembly._examples(config.data, config.seed)
+  assert [e.audio for e in examples] == [("0:clips.arrayrecord#0",)]
+  # The user's own: its shards.json says what there has to be.
+  own = tmp_path / "own"
+  own.mkdir()
+  path = write_shard(own)
+  size, sha256 = sources.fingerprint(path)
+  told = {path.name: {"rows": 1, "bytes": size, "sha256": sha256}}
+  (own / sources.INDEX).write_text(json.dumps({"shards": told}))
+  config.data.manifest = str(own / "manifest.jsonl")
+  examples, _, _ = assembly._examples(config.data, config.seed)
+  assert len(examples) == 2
+  path.rename(own / "elsewhere")
+  with pytest.raises(OSError, match="clips.arrayrecord: missing .1 of the 1"):
+    assembly._examples(config.data, config.seed)
+  config.data.manifest = ""
+  (folder / "clips.arrayrecord").unlink()
+  with pytest.raises(ValueError) as error:
+    assembly._examples(config.data, config.seed)
+  said = str(error.value)
+  assert said.startswith(f"{folder / 'manifest.jsonl'}: line 1 ")
+  assert "missing file" in said and f"remove {folder}, and the same" in said
+  assert "\n" not in said
