@@ -1,20 +1,27 @@
-"""State on disk: whole or absent, and never half-written.
+"""State on disk or on a store: whole or absent, and never half-written.
 
-    folder/step_00000400/   one pytree, by orbax; renamed into place
+    folder/step_00000400/   one pytree, by orbax
+
+Here a folder is renamed into place; on gs://, which knows no folders, the last
+object to be written says that all are there.
 """
 
+import contextlib
 import json
 import logging
-import pathlib
 import re
-import shutil
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
+
+from mgrd_jax import paths
 
 _LOG = logging.getLogger(__name__)
 _STEP = re.compile(r"step_(\d{8})")
+_WHOLE = "commit_success.txt"  # by orbax, the last that it writes
 
 
 class CheckpointError(ValueError):
@@ -26,13 +33,23 @@ class MismatchError(CheckpointError):
 
 
 def save(path, tree) -> None:
-  """Writes a pytree of arrays to the folder `path`, atomically."""
-  path = pathlib.Path(path).absolute()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if path.exists():
-    shutil.rmtree(path)
-  with _writer() as checkpointer:
-    checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+  """Writes a pytree of arrays to the folder `path`, atomically.
+
+  What stood there stays until its successor is whole; not so on a store,
+  where nothing can be renamed.
+
+  Raises:
+    CheckpointError: it cannot be written, of a full disk for one.
+  """
+  path = paths.absolute(path)
+  new = path if paths.is_remote(path) else path.with_name(f"{path.name}.new")
+  _remove(new)
+  with _writing(path), _writer() as checkpointer:
+    checkpointer.save(new, args=ocp.args.PyTreeSave(tree))
+    checkpointer.wait_until_finished()
+  if new != path:
+    _remove(path)
+    new.rename(path)
 
 
 def _writer() -> ocp.AsyncCheckpointer:
@@ -50,12 +67,12 @@ def shapes(path, like):
   """The tree that `save` wrote, as ShapeDtypeStructs; nothing is loaded.
 
   Raises:
-    CheckpointError: there is none.
+    CheckpointError: there is none, or it is torn.
     MismatchError: it has other names or shapes than `like`.
   """
   path = _existing(path)
   with ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
+    tree = _stored(checkpointer, path)
   _check(path, tree, like)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
@@ -76,7 +93,7 @@ def restore(path, like=None):
   path = _existing(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      stored = checkpointer.metadata(path).item_metadata.tree
+      stored = _stored(checkpointer, path)
       if like is not None:
         # Asked first: the reader's own complaint names no parameter.
         _check(path, stored, like)
@@ -85,17 +102,58 @@ def restore(path, like=None):
   except CheckpointError:
     raise
   except Exception as error:
-    reason = str(error).strip().splitlines()
     raise CheckpointError(
-      f"{path}: cannot be restored ({reason[0] if reason else error!r})"
+      f"{path}: cannot be restored ({_reason(error)})"
     ) from error
 
 
-def _existing(path) -> pathlib.Path:
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
+def is_whole(path) -> bool:
+  """Whether a checkpoint is there, and all of it."""
+  return ocp.utils.is_checkpoint_finalized(path)
+
+
+def _existing(path) -> epath.Path:
+  path = paths.absolute(path)
+  if not is_whole(path):
     raise CheckpointError(f"{path}: no checkpoint here")
   return path
+
+
+def _stored(checkpointer, path):
+  """Names and shapes of what a checkpoint holds."""
+  found = checkpointer.metadata(path).item_metadata
+  if found is None:
+    raise CheckpointError(f"{path}: cannot be restored (it is torn)")
+  return found.tree
+
+
+@contextlib.contextmanager
+def _writing(path) -> Iterator[None]:
+  try:
+    yield
+  except Exception as error:
+    raise CheckpointError(
+      f"{path}: cannot be written ({_reason(error)}); what was saved before is "
+      "untouched, and the same command goes on from there"
+    ) from error
+
+
+def _reason(error: Exception) -> str:
+  """Why, in one line; tensorstore tells it last, behind all its paths."""
+  said = str(error).strip().splitlines() or [repr(error)]
+  found = re.search(r"([^:]+) \[os_error_code=", said[0])
+  return found[1].strip() if found else said[0]
+
+
+def _remove(path: epath.Path) -> None:
+  """Removes a checkpoint, which at no moment passes for a whole one."""
+  if paths.is_remote(path):
+    (path / _WHOLE).unlink(missing_ok=True)
+  elif path.exists():
+    gone = path.with_name(f"{path.name}.gone")
+    gone.rmtree(missing_ok=True)
+    path = path.rename(gone)
+  path.rmtree(missing_ok=True)
 
 
 def _placed(leaf) -> jax.ShapeDtypeStruct:
@@ -134,26 +192,43 @@ class Steps:
   """
 
   def __init__(self, folder, *, keep: int = 1):
-    self._folder, self._keep = pathlib.Path(folder).absolute(), keep
+    self._folder, self._keep = paths.absolute(folder), keep
+    self._path: epath.Path | None = None  # what is being written
     self._scores = self._folder / "scores.json"
     self._writer = _writer()
 
   def save(self, step: int, tree, score: float | None = None) -> None:
-    """Begins to write `tree` as the state after `step` steps."""
+    """Begins to write `tree` as the state after `step` steps.
+
+    Raises:
+      CheckpointError: it, or the one before, cannot be written.
+    """
     self._finish()
-    path = self._folder / f"step_{step:08d}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-    for torn in self._folder.glob("step_*.orbax-checkpoint-tmp*"):
-      shutil.rmtree(torn)
+    # What an interrupted save has left, and what is past this step: a run that
+    # goes on from before it makes it again.
+    whole = _by_step(self._folder)
+    kept = [path.name for at, path in whole.items() if at < step]
+    for path in _children(self._folder):
+      if path.name.startswith("step_") and path.name not in kept:
+        _remove(path)
     if score is not None:
-      _write_json(self._scores, self._known() | {str(step): score})
-    self._writer.save(path, args=ocp.args.PyTreeSave(jax.tree.map(_own, tree)))
+      paths.write(self._scores, json.dumps(self._known() | {str(step): score}))
+    self._path = self._folder / f"step_{step:08d}"
+    with _writing(self._path):
+      owned = ocp.args.PyTreeSave(jax.tree.map(_own, tree))
+      self._writer.save(self._path, args=owned)
+
+  def check(self) -> None:
+    """Raises CheckpointError if what was being written has failed."""
+    with _writing(self._path):
+      self._writer.check_for_errors()
 
   def close(self) -> None:
     """Waits for the last one."""
-    self._finish()
-    self._writer.close()
+    try:
+      self._finish()
+    finally:
+      self._writer.close()
 
   def _known(self) -> dict[str, float]:
     if not self._scores.exists():
@@ -161,15 +236,18 @@ class Steps:
     return json.loads(self._scores.read_text())
 
   def _finish(self) -> None:
-    """Waits for what is being written, then removes what need not stay."""
-    self._writer.wait_until_finished()
-    there = steps(self._folder)
-    scores = {at: self._known().get(str(at)) for at in there}
-    known = [at for at in there if scores[at] is not None]
-    best = min(known, key=scores.get, default=None)
-    for old in there[: -self._keep]:
+    """Waits for what is being written, then removes what it makes needless."""
+    if self._path is None:
+      return
+    path, self._path = self._path, None
+    with _writing(path):
+      self._writer.wait_until_finished()
+    there, scores = _by_step(self._folder), self._known()
+    known = [at for at in there if str(at) in scores]
+    best = min(known, key=lambda at: scores[str(at)], default=None)
+    for old in sorted(there)[: -self._keep]:
       if old != best:
-        shutil.rmtree(self._folder / f"step_{old:08d}")
+        _remove(there[old])
 
 
 def _own(leaf):
@@ -183,19 +261,20 @@ def _own(leaf):
   return jnp.copy(leaf) if on_cpu else leaf
 
 
-def _write_json(path: pathlib.Path, content: dict) -> None:
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(json.dumps(content))
-  part.replace(path)
-
-
 def steps(folder) -> list[int]:
   """Steps that have a whole checkpoint, ascending."""
-  folder = pathlib.Path(folder)
-  if not folder.is_dir():
-    return []
-  names = (_STEP.fullmatch(child.name) for child in folder.iterdir())
-  return sorted(int(name[1]) for name in names if name)
+  return sorted(_by_step(folder))
+
+
+def _by_step(folder) -> dict[int, epath.Path]:
+  """{step: its whole checkpoint}."""
+  named = ((_STEP.fullmatch(path.name), path) for path in _children(folder))
+  return {int(n[1]): path for n, path in named if n and is_whole(path)}
+
+
+def _children(folder) -> list[epath.Path]:
+  folder = paths.absolute(folder)
+  return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def restore_latest(folder, like):
@@ -207,10 +286,10 @@ def restore_latest(folder, like):
     MismatchError: the newest whole one is of another model; starting anew
       over it would lose a run in silence.
   """
-  folder = pathlib.Path(folder)
-  for step in reversed(steps(folder)):
+  there = _by_step(folder)
+  for step in sorted(there, reverse=True):
     try:
-      return step, restore(folder / f"step_{step:08d}", like)
+      return step, restore(there[step], like)
     except MismatchError:
       raise
     except CheckpointError as error:

@@ -7,10 +7,11 @@ saves and leaves; the same command goes on from there.
 """
 
 import contextlib
-import pathlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+
+from etils import epath
 
 from mgrd_jax.train import checkpoint, metrics
 
@@ -69,9 +70,10 @@ def run(
 
   Raises:
     NonFiniteError: a logged metric is NaN or infinite.
+    CheckpointError: a checkpoint cannot be written, or read.
     SystemExit: it was told to stop, and has saved.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   start, restored = checkpoint.restore_latest(folder, state)
   state = state if restored is None else restored
   saved = checkpoint.Steps(folder, keep=keep)
@@ -89,9 +91,11 @@ def run(
         writer.write(step, measured)
         score = measured.get(best, score)
         progress(done, steps, measured)
+      saved.check()
       if (done % save_every == 0 or told()) and not last:
-        saved.save(done, state, score)
+        # Lines first: whoever goes on from here has no others.
         writer.flush()
+        saved.save(done, state, score)
         if told():
           raise SystemExit(STOPPED)
   return state

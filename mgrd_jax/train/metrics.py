@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
+from mgrd_jax import paths
+
 
 class NonFiniteError(FloatingPointError):
   """A metric is NaN or infinite; the message names it and the step."""
@@ -47,12 +49,10 @@ class Log:
 
   def __init__(self, path, *, start: int = 0):
     self.path = epath.Path(path)
-    self._remote = "://" in str(self.path)
-    if not self._remote:
-      self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._remote = paths.is_remote(self.path)
     kept = [row for row in read(self.path) if row["step"] < start]
     self._text = "".join(json.dumps(row) + "\n" for row in kept)
-    self._replace()
+    paths.write(self.path, self._text)
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Appends one line; raises NonFiniteError before writing it."""
@@ -67,15 +67,10 @@ class Log:
   def flush(self) -> None:
     """All lines are on disk."""
     if self._remote:
-      self._replace()
+      paths.write(self.path, self._text)
 
   def close(self) -> None:
     self.flush()
-
-  def _replace(self) -> None:
-    part = self.path.with_name(f".{self.path.name}.part")
-    part.write_text(self._text)
-    part.replace(self.path)
 
 
 def jsonl(folder, start: int) -> Log:

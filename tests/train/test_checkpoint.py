@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import pytest
 from mgrd_jax import sharding
 from mgrd_jax.train import checkpoint, optim, steps
 from tests.conftest import ROOT
+from tests.gcs import bucket, gcs, server  # noqa: F401
 
 
 def state(width=3, step=7):
@@ -136,6 +139,12 @@ def tear(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def told(caplog) -> list[str]:
+  """What was said of checkpoints, by us."""
+  ours = (r for r in caplog.records if r.name == checkpoint.__name__)
+  return [record.getMessage() for record in ours]
+
+
 def test_a_torn_newest_checkpoint_is_passed_over_and_named(tmp_path, caplog):
   save(tmp_path, 2, 4)
   tear(tmp_path / "step_00000004")
@@ -145,9 +154,7 @@ def test_a_torn_newest_checkpoint_is_passed_over_and_named(tmp_path, caplog):
   step, tree = checkpoint.restore_latest(tmp_path, state())
   assert step == 2
   assert_bitwise(tree, state(step=2))
-  (said,) = (
-    r.getMessage() for r in caplog.records if r.name == checkpoint.__name__
-  )
+  (said,) = told(caplog)
   assert str(tmp_path / "step_00000004") in said and "passed over" in said
 
 
@@ -195,12 +202,88 @@ def test_eight_devices_state_is_restored_onto_fewer(tmp_path, devices):
 
 def test_what_an_interrupted_save_left_is_no_checkpoint(tmp_path):
   save(tmp_path, 2)
-  # The writer renames its folder into place when all is written.
-  half = tmp_path / "step_00000004.orbax-checkpoint-tmp"
-  half.mkdir()
-  (half / "array").write_bytes(b"half")
+  # The writer renames its folder into place when all is written; one that is
+  # removed is renamed first.
+  for name in ("step_00000004.orbax-checkpoint-tmp", "step_00000001.gone"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "array").write_bytes(b"half")
   assert checkpoint.steps(tmp_path) == [2]
   assert checkpoint.restore_latest(tmp_path, state())[0] == 2
+  save(tmp_path, 3)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"step_00000002", "step_00000003"}
+
+
+def test_a_torn_one_does_not_outlive_a_whole_one(tmp_path):
+  """A run goes on before it, is told to stop, and goes on again."""
+  save(tmp_path, 2, 4)
+  tear(tmp_path / "step_00000004")
+  with contextlib.closing(checkpoint.Steps(tmp_path, keep=1)):
+    pass
+  assert checkpoint.restore_latest(tmp_path, state())[0] == 2
+  save(tmp_path, 3, keep=1)
+  assert checkpoint.restore_latest(tmp_path, state())[0] == 3
+  assert checkpoint.steps(tmp_path) == [3]
+
+
+@contextlib.contextmanager
+def full_disk():
+  """Files end after 64 KiB."""
+  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  kind = resource.RLIMIT_FSIZE
+  most = resource.getrlimit(kind)[1]
+  resource.setrlimit(kind, (2**16, most))
+  try:
+    yield
+  finally:
+    resource.setrlimit(kind, (most, most))
+
+
+def test_a_full_disk_is_one_line_and_spares_what_was_saved(tmp_path):
+  large = {"up_DF": jax.random.normal(jax.random.key(0), (300, 300))}
+  save(tmp_path, 2)
+  checkpoint.save(tmp_path / "params", state().params)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+  with full_disk():
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+      checkpoint.save(tmp_path / "params", large)
+    said = f"{tmp_path / 'params'}: cannot be written (File too large); "
+    assert one_line(caught).startswith(said)
+    saved = checkpoint.Steps(tmp_path)
+    saved.save(4, large)
+    with pytest.raises(checkpoint.CheckpointError, match="step_00000004: cann"):
+      saved.close()
+  after = {p: p.stat().st_mtime_ns for p in before if p != tmp_path}
+  assert after == {p: at for p, at in before.items() if p != tmp_path}
+  assert checkpoint.restore_latest(tmp_path, state())[0] == 2
+  save(tmp_path, 4)
+  assert_bitwise(checkpoint.restore_latest(tmp_path, state())[1], state(step=4))
+
+
+def test_checkpoints_on_gs_are_whole_or_none(gcs, caplog):  # noqa: F811
+  name, folder = gcs
+  home = f"{name}/stage"
+  save(home, 1, 2, 3, keep=1, scores=(1.0, 3.0, 2.0))
+  assert checkpoint.steps(home) == [1, 3]
+  saved = state(step=9)
+  checkpoint.save(f"{home}/params", saved)
+  assert_bitwise(checkpoint.restore(f"{home}/params", state()), saved)
+  # A kill before the last object, and a lost one.
+  (folder / "stage/step_00000003/commit_success.txt").unlink()
+  assert checkpoint.steps(home) == [1]
+  (folder / "stage/params/_METADATA").unlink()
+  with pytest.raises(checkpoint.CheckpointError, match="gs://.*params: cannot"):
+    checkpoint.restore(f"{home}/params")
+  step, tree = checkpoint.restore_latest(home, state())
+  assert step == 1 and not told(caplog)
+  assert_bitwise(tree, state(step=1))
+  save(home, 2, keep=1)
+  assert checkpoint.steps(home) == [1, 2]
+  assert not any(map(os.path.isfile, folder.glob("stage/step_00000003/**")))
+  with pytest.raises(checkpoint.CheckpointError, match="another model"):
+    checkpoint.restore_latest(home, state(width=4))
+  with pytest.raises(checkpoint.CheckpointError, match="no checkpoint here"):
+    checkpoint.restore(f"{home}/step_00000007")
 
 
 def test_steps_of_another_model_are_not_passed_over_in_silence(tmp_path):

@@ -1,6 +1,7 @@
 """The host loop: resumed runs are the same runs, to the bit."""
 
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 
 from mgrd_jax.data import loader
 from mgrd_jax.train import checkpoint, loop, metrics, optim, steps
+from tests.gcs import bucket, gcs, server  # noqa: F401
+from tests.train.test_checkpoint import full_disk
 
 TX = optim.named("adamw", lr=0.1, steps=6, warmup=2)
 STREAM = loader.mixture(
@@ -78,6 +81,64 @@ def test_a_run_killed_and_resumed_is_the_run_itself(tmp_path, kills):
   rows = metrics.read(path)
   assert [row["step"] for row in rows] == list(range(6))
   assert int(resumed.step) == 6
+
+
+def test_a_run_on_gs_that_is_killed_goes_on_bitwise(tmp_path, gcs):  # noqa: F811
+  name, folder = gcs
+  for at in (3, 5):
+    with pytest.raises(Killed):
+      run(f"{name}/cut", data=killed_at(at))
+    # No checkpoint is without its lines, wherever the process ended.
+    rows = metrics.read(f"{name}/cut/metrics.jsonl")
+    assert [r["step"] for r in rows] == list(range(at))
+    assert checkpoint.steps(f"{name}/cut") == [at - 1]
+  assert bits(run(f"{name}/cut")) == bits(run(tmp_path / "whole"))
+  lines = (folder / "cut" / "metrics.jsonl").read_text()
+  assert lines == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def test_lines_are_on_disk_before_the_checkpoint_that_needs_them(tmp_path):
+  """An upload is what costs: a writer that keeps lines until it is flushed."""
+  seen = []
+
+  class Late(metrics.Log):
+    def flush(self):
+      names = {path.name[:13] for path in tmp_path.iterdir()}
+      seen.append(names - {"metrics.jsonl"})
+
+  run(tmp_path, log=lambda folder, at: Late(folder / "metrics.jsonl", start=at))
+  # Before the writes after 2 and 4 steps, which are not waited for.
+  assert seen[:2] == [set(), {"step_00000002"}]
+
+
+def test_a_full_disk_ends_the_run_soon_and_spares_what_was_saved(tmp_path):
+  asked, start = [], {"w_D": jax.random.normal(jax.random.key(0), (30_000,))}
+
+  def wide_run(data):
+    return loop.run(
+      lambda state, batch: ({"w_D": state["w_D"] + jnp.sum(batch)}, {"a": 0.0}),
+      start,
+      data,
+      steps=500,
+      folder=tmp_path,
+      save_every=100,
+      log_every=500,
+    )
+
+  def data(at):
+    asked.append(at)
+    # Once a checkpoint is being written: the next is seconds away.
+    time.sleep(0.05 * (at >= 200))
+    return 1.0
+
+  with pytest.raises(Killed):
+    wide_run(killed_at(150))
+  with full_disk(), pytest.raises(checkpoint.CheckpointError) as caught:
+    wide_run(data)
+  said = f"{tmp_path / 'step_00000200'}: cannot be written (File too large); "
+  assert str(caught.value).startswith(said)
+  assert asked[0] == 100 and asked[-1] < 299
+  assert checkpoint.steps(tmp_path) == [100]
 
 
 @pytest.mark.parametrize("at", [0, 3])
