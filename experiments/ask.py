@@ -14,13 +14,14 @@ COMMAND: python -m experiments.ask --workdir=out/tiny clip.wav \\
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 import time
 
 import jax.numpy as jnp
+from etils import epath
 
 from experiments import answering, command, listener
+from mgrd_jax import paths
 from mgrd_jax.audio import features, measure
 from mgrd_jax.grounding import claims as claims_lib
 from mgrd_jax.grounding import verify
@@ -198,7 +199,9 @@ def run_of(args) -> tuple[str, str] | None:
   """(workdir, stage) of a run of our own, None for a released checkpoint."""
   if args.workdir:
     return args.workdir, args.stage
-  folder = pathlib.Path(args.checkpoint).resolve()
+  folder = epath.Path(args.checkpoint)
+  if not paths.is_remote(folder):
+    folder = epath.Path(os.path.realpath(folder))
   if folder.parent.name == "stages":
     if args.stage:
       raise ValueError("--stage: --checkpoint names one; leave it out")
@@ -328,13 +331,15 @@ def _run(args) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Answers one question; returns the exit status."""
   args = _parser().parse_intermixed_args(argv)
+  command.hush()
   try:
     _run(args)
-  except (ValueError, OSError, MemoryError, RuntimeError) as error:
+  except Exception as error:
     said = command.exhausted(error)
     if said:
       said = f"{args.workdir or args.checkpoint}: {said}; {FIX}"
-    elif not isinstance(error, ValueError | OSError):
+    said = said or command.of_store(error)
+    if not (said or isinstance(error, ValueError | OSError)):
       raise
     _warn(said or str(error))
     return 1

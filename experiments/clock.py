@@ -4,9 +4,9 @@
     path: {"seconds": so far, "peak_rss_mb": the most, "commits": [...]}
 """
 
+import contextlib
 import multiprocessing
 import os
-import pathlib
 import re
 import resource
 import sys
@@ -14,22 +14,27 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
+from etils import epath
+
 from experiments import files, provenance
+from mgrd_jax import paths
 
 
 class Clock:
   """Seconds spent in a `with` block, those of killed runs included.
 
   With them the peak of memory, and the commits of the code that ran.  A thread
-  writes all to `path` every `tick` seconds, so a killed run loses no more than
-  one tick.  With `runs=False` it stands still and tells what it stood at.
+  writes all to `path` every `tick` seconds (1, and 30 where each write is an
+  upload), so a killed run loses no more than one tick.  With `runs=False` it
+  stands still and tells what it stood at.
 
   Raises:
     ValueError: the file is damaged; names it.
   """
 
-  def __init__(self, path, *, tick: float = 1.0, runs: bool = True):
-    self.path, self.tick, self.runs = pathlib.Path(path), tick, runs
+  def __init__(self, path, *, tick: float = 0.0, runs: bool = True):
+    self.path, self.runs = epath.Path(path), runs
+    self.tick = tick or (30.0 if paths.is_remote(path) else 1.0)
     found = files.read_json(self.path) if self.path.exists() else {}
     self._before = float(found.get("seconds", 0.0))
     self._peak = float(found.get("peak_rss_mb", 0.0))
@@ -57,17 +62,21 @@ class Clock:
       self._thread.start()
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, error, *_) -> None:
     if self._start is None:
       return
     self._stop.set()
     self._thread.join()
     self._before, self._start = self(), None
-    self._save()
+    # What ended the work is what is to be heard of.
+    with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+      self._save()
 
   def _write(self) -> None:
     while not self._stop.wait(self.tick):
-      self._save()
+      # The work may go on where a tick is lost; the last one is not.
+      with contextlib.suppress(Exception):
+        self._save()
 
   def _save(self) -> None:
     self._peak = max(self._peak, peak_rss_mb())
@@ -100,7 +109,7 @@ def peak_rss_mb() -> float:
 
 def _peak_kib(pid: int) -> int:
   try:
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    status = epath.Path(f"/proc/{pid}/status").read_text()
   except OSError:
     return 0
   found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
+from etils import epath
 
 from experiments import command, files
 from experiments import precision as precision_lib
@@ -95,7 +96,7 @@ def import_(args: argparse.Namespace) -> int:
   }
   with files.new_folder(out) as part:
     checkpoint.save(part / "params", params)
-    shards.copy(rest, part)
+    shards.copy(rest, pathlib.Path(part))
     (part / META).write_text(json.dumps(meta, indent=1) + "\n")
   print(f"wrote {out}: {count:,} parameters, {meta['dtype']}")
   return 0
@@ -114,7 +115,7 @@ def export(args: argparse.Namespace) -> int:
   config = released.read(args.like)
   # Before the parameters are read, which takes minutes of a large model.
   convert.ready(args.out, config, args.like)
-  folder = pathlib.Path(args.params)
+  folder = epath.Path(args.params)
   if (folder / "params").is_dir():
     folder = folder / "params"
   params = _on_host(lambda: checkpoint.restore(folder))

@@ -6,10 +6,10 @@ COMMAND: python -m experiments.encoder --config=configs/encoder.py:tiny \\
 
 import functools
 import itertools
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import assembly, flags
 from mgrd_jax.audio import features
@@ -213,7 +213,7 @@ def run(config, workdir, context=None) -> dict:
   Returns:
     What it learned, and how well it recognises the test's clips.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   # Mesh and data: clips with what is known of them.
   context = context or assembly.load(config, workdir)
   data, word_ids, classes = batches(context, config)

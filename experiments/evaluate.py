@@ -7,10 +7,10 @@ COMMAND: python -m experiments.evaluate --config=configs/evaluate.py:tiny \\
 """
 
 import functools
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import assembly, files, flags, responses
 from mgrd_jax.eval import harness
@@ -85,7 +85,7 @@ def chance(examples) -> float:
 
 def run(config, workdir, context=None, params=None) -> dict:
   """All modes of one checkpoint; writes items.jsonl and metrics.json."""
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
   params = assembly.restore(config.init) if params is None else params

@@ -2,19 +2,22 @@
 
 import contextlib
 import json
-import pathlib
 import shutil
 from collections.abc import Iterator
+
+from etils import epath
+
+from mgrd_jax import paths
 
 
 def write_json(path, value) -> None:
   """Writes JSON whole or not at all."""
-  _write(path, json.dumps(value, indent=1, default=float))
+  paths.write(path, json.dumps(value, indent=1, default=float))
 
 
 def write_lines(path, rows) -> None:
   """Writes jsonl whole or not at all."""
-  _write(path, "".join(json.dumps(r, default=str) + "\n" for r in rows))
+  paths.write(path, "".join(json.dumps(r, default=str) + "\n" for r in rows))
 
 
 REDO = "remove it, and the same command makes it again"
@@ -27,7 +30,7 @@ def read_json(path, fix: str = REDO):
     ValueError: the file is damaged; names it.
   """
   try:
-    return json.loads(pathlib.Path(path).read_bytes())
+    return json.loads(epath.Path(path).read_bytes())
   except ValueError as error:
     raise ValueError(f"{path}: damaged ({error}); {fix}") from None
 
@@ -39,7 +42,7 @@ def read_lines(path, fix: str = REDO) -> list:
     ValueError: a line is damaged; names file and line.
   """
   rows = []
-  lines = pathlib.Path(path).read_bytes().splitlines()
+  lines = epath.Path(path).read_bytes().splitlines()
   for number, line in enumerate(lines, 1):
     try:
       rows.append(json.loads(line))
@@ -51,9 +54,9 @@ def read_lines(path, fix: str = REDO) -> list:
 
 
 @contextlib.contextmanager
-def new_folder(path) -> Iterator[pathlib.Path]:
+def new_folder(path) -> Iterator[epath.Path]:
   """A folder to fill, which stands at `path` once all of it is there."""
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   part = path.with_name(f".{path.name}.part")
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
@@ -62,11 +65,3 @@ def new_folder(path) -> Iterator[pathlib.Path]:
     part.replace(path)
   finally:
     shutil.rmtree(part, ignore_errors=True)
-
-
-def _write(path, text: str) -> None:
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(text)
-  part.replace(path)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable
@@ -10,9 +9,11 @@ from collections.abc import Callable
 import jax
 from absl import app, logging
 from absl import flags as absl_flags
+from etils import epath
 from ml_collections import config_flags
 
-from experiments import files
+from experiments import command, files
+from mgrd_jax import paths
 from mgrd_jax.train import loop, writers
 
 FLAGS = absl_flags.FLAGS
@@ -24,7 +25,7 @@ def compile_once(cache) -> None:
   JAX_COMPILATION_CACHE_DIR, where it is set, names another folder.
   """
   if not jax.config.jax_compilation_cache_dir:
-    folder = str(pathlib.Path(cache).absolute() / "programs")
+    folder = str(paths.absolute(cache) / "programs")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
@@ -42,9 +43,11 @@ def main(run: Callable, finish: Callable = print) -> None:
 
   def start(argv):
     logging.set_verbosity(logging.WARNING)
+    if not os.environ.get("MGRD_TRACEBACK"):
+      command.hush()
     if len(argv) > 1:
       raise SystemExit(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config, workdir = config_flag.value, pathlib.Path(workdir_flag.value)
+    config, workdir = config_flag.value, epath.Path(workdir_flag.value)
     try:
       if dry_flag.value:
         from experiments import dry_run
@@ -58,10 +61,14 @@ def main(run: Callable, finish: Callable = print) -> None:
       if stop.code == loop.STOPPED:
         print("stopped, and saved: the same command goes on", file=sys.stderr)
       raise
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
-      if os.environ.get("MGRD_TRACEBACK"):
+    except Exception as error:
+      said = command.of_store(error)
+      known = (ValueError, FloatingPointError, OSError, ImportError)
+      if isinstance(error, known):
+        said = said or str(error)
+      if not said or os.environ.get("MGRD_TRACEBACK"):
         raise
-      raise SystemExit(f"error: {error}") from error
+      raise SystemExit(f"error: {said}") from error
 
   app.run(start, flags_parser=parse)
 
@@ -104,7 +111,7 @@ def log(config) -> Callable:
 
 def save_config(config, workdir) -> None:
   """Keeps the resolved config beside the results; refuses a changed one."""
-  path = pathlib.Path(workdir) / "config.json"
+  path = epath.Path(workdir) / "config.json"
   text = json.dumps(config.to_dict(), indent=1, default=list, sort_keys=True)
   if path.exists() and path.read_text() != text:
     fix = "choose another --workdir or remove it"
@@ -118,10 +125,7 @@ def save_config(config, workdir) -> None:
         f"{workdir}: holds a run of another config (changed: "
         f"{', '.join(changed)}); {fix}"
       )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(text)
-  part.replace(path)
+  paths.write(path, text)
 
 
 def _differences(old, new, prefix: str = ""):

@@ -6,11 +6,11 @@
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import files
 from mgrd_jax import sharding
@@ -43,7 +43,7 @@ class Listener:
     programs: compiled for them.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   model: audio_lm.Config
   tokenizer: tokenizer_lib.HFTokenizer
   weights: Callable[[], dict]
@@ -83,7 +83,7 @@ def is_own(folder) -> bool:
 
   A folder of `convert import` has parameters too, and a release's config.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   if (folder / "stages").is_dir():
     return True
   if not (folder / "params").is_dir():
@@ -92,7 +92,7 @@ def is_own(folder) -> bool:
   return "model" in config and "data" in config
 
 
-def stage_folder(workdir, stage: str = "") -> pathlib.Path:
+def stage_folder(workdir, stage: str = "") -> epath.Path:
   """The folder of the last finished stage, or of the one that is named.
 
   A stage that was run alone is its own folder.
@@ -100,16 +100,17 @@ def stage_folder(workdir, stage: str = "") -> pathlib.Path:
   Raises:
     ValueError: there is none; names those there are.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   if (workdir / "params").is_dir() and not stage:
     return workdir
   home = workdir / "stages"
   done = [
-    path.parent
-    for path in sorted(home.glob("*/result.json"))
+    folder
+    for folder in sorted(home.iterdir() if home.is_dir() else ())
     # The encoder's own stage leaves a decoder that never saw a word.
-    if (path.parent / "params").is_dir()
-    and not path.parent.name.endswith("_encoder")
+    if (folder / "result.json").exists()
+    and (folder / "params").is_dir()
+    and not folder.name.endswith("_encoder")
   ]
   if not done:
     raise ValueError(
@@ -131,7 +132,7 @@ def read(workdir, stage: str = "") -> Listener:
   Raises:
     ValueError: the folder holds no run with a finished stage.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   folder = stage_folder(workdir, stage)
   try:
     config = json.loads((workdir / "config.json").read_text())
@@ -186,7 +187,7 @@ def read_released(folder, *, dtype=None, vllm: bool = False) -> Listener:
   Raises:
     ValueError: anything of it is missing or does not fit; one line.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   model = released.read(folder)
   if vllm:
     try:

@@ -8,10 +8,10 @@ COMMAND: python -m experiments.mgrd --config=configs/mgrd.py:tiny \\
 """
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import assembly, files, flags, responses, sft
 from mgrd_jax.data import schema
@@ -67,7 +67,7 @@ def distil(
     ValueError: there is no `config.sampled`, or a file holds the samples of
       other questions; names the file.
   """
-  path = pathlib.Path(config.sampled or workdir / "sampled.jsonl")
+  path = epath.Path(config.sampled or workdir / "sampled.jsonl")
   if config.sampled and not path.exists():
     raise ValueError(
       f"config.sampled={path}: no such file; name a round's sampled.jsonl, or "
@@ -108,7 +108,6 @@ def filtered(found, *, config, workdir, grounding: bool):
   outcome = mgrd_round.distil(
     found, swapped, per_question=config.per_question, grounding=grounding
   )
-  workdir.mkdir(parents=True, exist_ok=True)
   schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
   files.write_lines(workdir / "rejects.jsonl", outcome.rejects)
   files.write_json(workdir / "funnel.json", outcome.funnel)
@@ -176,7 +175,7 @@ def questions(context, config) -> list:
 
 def run(config, workdir, context=None) -> dict:
   """One round's distillation and SFT; writes `workdir/params`."""
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
   params = assembly.restore(config.init)

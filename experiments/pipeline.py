@@ -9,9 +9,8 @@ COMMAND: python -m experiments.pipeline --config=configs/pipeline.py:tiny \\
            --workdir=out/tiny
 """
 
-import pathlib
-
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import (
@@ -162,15 +161,15 @@ def _controls(context, config, folders, workdir) -> dict[str, dict]:
   }
 
 
-def _folder(home, number: int, name: str) -> pathlib.Path:
+def _folder(home, number: int, name: str) -> epath.Path:
   return home / "stages" / f"{number:02d}_{name}"
 
 
-def _base(config, stages) -> pathlib.Path | None:
+def _base(config, stages) -> epath.Path | None:
   """The run whose stages but the last are taken over; None without one."""
   if not config.base:
     return None
-  base = pathlib.Path(config.base)
+  base = epath.Path(config.base)
   blocks = [name for name in config if hasattr(config[name], "items")]
   same = {"seed", "model", "rounds", *DATA, *blocks} - {"data", "last", "log"}
   assembly.same_run("base", base, config, sorted(same))
@@ -260,7 +259,7 @@ def run(config, workdir) -> dict:
       rounds and data, `workdir` holds a run of another config or from other
       data, or there is not one round.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   flags.save_config(config, workdir)
   stages = plan(config)
   base = _base(config, stages)

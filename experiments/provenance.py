@@ -11,6 +11,8 @@ import pathlib
 import subprocess
 from collections.abc import Iterable, Mapping
 
+from etils import epath
+
 from experiments import files
 from mgrd_jax.data import schema
 
@@ -57,11 +59,11 @@ def keep_data(workdir, data: Mapping) -> None:
   Raises:
     ValueError: the folder holds results from other data; names what changed.
   """
-  workdir = pathlib.Path(workdir)
-  if (workdir / DATA).exists():
+  path = epath.Path(workdir) / DATA
+  if path.exists():
     same_data(workdir, data, "choose another --workdir")
   else:
-    files.write_json(workdir / DATA, data)
+    files.write_json(path, data)
 
 
 def same_data(folder, data: Mapping, otherwise: str) -> None:
@@ -70,7 +72,7 @@ def same_data(folder, data: Mapping, otherwise: str) -> None:
   Raises:
     ValueError: names what changed, how to undo it and what to do otherwise.
   """
-  made = files.read_json(pathlib.Path(folder) / DATA)
+  made = files.read_json(epath.Path(folder) / DATA)
   changed = [
     f"{name}: {made.get(name, {}).get('count', 0)} before, {now['count']} now"
     for name, now in data.items()
@@ -83,7 +85,7 @@ def same_data(folder, data: Mapping, otherwise: str) -> None:
     )
 
 
-def _content(item: tuple[str, pathlib.Path]) -> bytes:
+def _content(item: tuple[str, epath.Path]) -> bytes:
   name, path = item
   with path.open("rb") as file:
     return name.encode() + hashlib.file_digest(file, "sha256").digest()

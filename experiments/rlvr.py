@@ -12,11 +12,11 @@ COMMAND: python -m experiments.rlvr --config=configs/rlvr.py:tiny \\
 """
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from experiments import assembly, files, flags, mgrd, responses
 from mgrd_jax.data import transforms
@@ -310,6 +310,7 @@ def train(context, params, sampler, *, config, workdir):
       steps=config.steps,
       folder=workdir,
       save_every=config.save_every,
+      log=flags.log(config),
       progress=lambda done, total, m: update(
         done, total, f"reward {m['rollout/reward']:.2f}"
       ),
@@ -318,8 +319,7 @@ def train(context, params, sampler, *, config, workdir):
 
 def run(config, workdir, context=None) -> dict:
   """Selection and PPO from config.init; writes `workdir/params`."""
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
   params = assembly.restore(config.init)

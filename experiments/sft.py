@@ -9,9 +9,9 @@ COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \\
 
 import dataclasses
 import functools
-import pathlib
 
 import numpy as np
+from etils import epath
 
 from experiments import assembly, flags, responses
 from mgrd_jax.data import loader, transforms
@@ -130,7 +130,7 @@ def _place(item: transforms.Item, shapes) -> int:
 
 def run(config, workdir, context=None, extra=(), asked=()) -> dict:
   """Fine-tunes config.init; writes `workdir/params`."""
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   # Mesh, model: adapter and decoder are trained, the encoder is frozen.
   context = context or assembly.load(config, workdir)
   params = assembly.restore(config.init)

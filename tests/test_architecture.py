@@ -59,6 +59,19 @@ TESTED_ELSEWHERE = {
   "data/labels": "test_prepare.py",
   "types": "test_architecture.py",
 }
+# What is only ever of this machine: folders of a release, a table of labels,
+# a small tool's own files.  Any other path may be on a store, and is epath's.
+OF_THIS_MACHINE = (
+  "mgrd_jax/audio/tfio.py",
+  "mgrd_jax/data/labels.py",
+  "mgrd_jax/models/",
+  "mgrd_jax/text/",
+  "experiments/bench",
+  "experiments/convert.py",
+  "experiments/fit_table.py",
+  "experiments/prepare.py",
+  "experiments/verify.py",
+)
 MAY_JIT = ("experiments/", "mgrd_jax/kernels/", "mgrd_jax/rollout/")
 
 
@@ -143,6 +156,19 @@ def jit_faults(file, node_tree):
 def global_state_faults(file, node_tree):
   banned = {"jax.config.update", "os.environ", "os.getenv", "os.putenv"}
   return [f"{file} uses {n}" for n in names_used(node_tree) if n in banned]
+
+
+def path_faults(file, node_tree):
+  """Paths by pathlib, which knows no store, but those of the code itself."""
+  if file.startswith(OF_THIS_MACHINE):
+    return []
+  return [
+    f"{file} line {node.lineno}: pathlib.Path"
+    for node in ast.walk(node_tree)
+    if isinstance(node, ast.Call)
+    and dotted(node.func) in ("pathlib.Path", "Path")
+    and not dotted(node.args[0]).endswith("__file__")
+  ]
 
 
 def code_lines(function):
@@ -253,6 +279,10 @@ def test_the_library_touches_neither_jax_config_nor_the_environment():
   assert not faults_in(global_state_faults, "mgrd_jax")
 
 
+def test_no_path_that_may_be_on_a_store_is_made_a_local_one():
+  assert not faults_in(path_faults, "mgrd_jax", "experiments")
+
+
 def test_files_and_functions_are_short():
   found = []
   for file in python_files("mgrd_jax", "experiments", "configs", "tests"):
@@ -321,6 +351,8 @@ def test_nothing_is_left_to_do():
     (jit_faults, "mgrd_jax/train/a.py", "import jax\nf = jax.jit(g)"),
     (jit_faults, "mgrd_jax/train/a.py", "from jax import jit"),
     (global_state_faults, "mgrd_jax/a.py", "import os\nos.environ['A']"),
+    (path_faults, "mgrd_jax/train/a.py", "pathlib.Path(folder) / 'params'"),
+    (path_faults, "experiments/a.py", "from pathlib import Path\nPath(w)"),
     (param_faults, "mgrd_jax/models/a.py", "self.param('q_DXH', init)"),
     (param_faults, "mgrd_jax/models/a.py", "names = {'up_DX': init}"),
     (param_faults, "mgrd_jax/models/a.py", "self.param(f'{n}_XY', init)"),

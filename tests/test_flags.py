@@ -1,5 +1,6 @@
 """The folder of a run: its config is kept, and programs are kept once."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -81,3 +82,19 @@ def test_a_field_that_the_config_lacks_is_one_line(tmp_path, flag, hint):
   assert done.returncode == 1
   assert done.stderr == f"error: {flag}: the config has no field {hint}\n"
   assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_read_is_one_line():
+  if importlib.util.find_spec("gcsfs"):
+    pytest.skip("gcsfs is installed here")
+  command = [sys.executable, "-m", "experiments.sft", "--workdir=gs://a/run"]
+  done = subprocess.run(
+    [*command, "--config=configs/sft.py:smoke"],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1 and done.stderr.count("\n") == 1
+  assert done.stderr.startswith("error: gs://a/run/config.json: ImportError: ")
+  assert done.stderr.endswith("; pip install -e '.[gcs]'\n")

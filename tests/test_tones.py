@@ -9,16 +9,28 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from configs import evaluate as evaluate_config
 from configs import mgrd as mgrd_config
 from configs import rlvr as rlvr_config
 from configs import sft as sft_config
-from experiments import assembly, evaluate, files, mgrd, rlvr, sft
+from experiments import (
+  assembly,
+  evaluate,
+  files,
+  flags,
+  mgrd,
+  provenance,
+  rlvr,
+  sft,
+)
+from mgrd_jax.eval import report
 from mgrd_jax.train import checkpoint, metrics
 from tests import tones, toys
 from tests.conftest import compile_options, compiling
+from tests.gcs import bucket, gcs, server  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +188,66 @@ def test_a_round_killed_while_it_filters_goes_on_to_the_same(
     assert text == (whole_round / name).read_bytes(), name
   want = checkpoint.restore(whole_round / "params")
   assert bits(checkpoint.restore(tmp_path / "params")) == bits(want)
+
+
+def after_a_round(context, ppo_config, folder, init):
+  """PPO, its evaluation and a report, in a folder here or on gs://."""
+  config = ppo_config.copy_and_resolve_references()
+  config.update(init=str(init), steps=2, save_every=1, band=(0, 8))
+  flags.save_config(config, folder)
+  provenance.keep_data(folder, {"rows": {"count": 1}})
+  result = rlvr.run(config, folder / "ppo", context)
+  asked = evaluate_config.get_config("smoke")
+  asked.update(rows=24, max_new=16)
+  found = evaluate.run(
+    asked, folder / "ppo", context, assembly.restore(folder / "ppo")
+  )
+  curves = {"ppo": metrics.read(folder / "ppo" / "metrics.jsonl")}
+  summary = {"seed": 0, "stages": [{"name": "ppo"} | found]}
+  report.render(summary, [], curves, folder)
+  return result
+
+
+def contents(folder):
+  """What stands in a folder, but for its checkpoints."""
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file() and not {"params", "step_00000001"} & {*path.parts}
+  }
+
+
+def test_a_run_on_gs_is_the_run_here_and_goes_on_there(
+  context,
+  ppo_config,
+  round_config,
+  whole_round,
+  tmp_path,
+  gcs,  # noqa: F811
+):
+  name, there = gcs
+  run = epath.Path(f"{name}/run")
+  mgrd.run(round_config, run / "round", context)
+  assert contents(there / "run/round") == contents(whole_round)
+  same = after_a_round(context, ppo_config, tmp_path / "run", whole_round)
+  assert after_a_round(context, ppo_config, run, run / "round") == same
+  assert same["steps"] == 2
+  mine, theirs = contents(tmp_path / "run"), contents(there / "run")
+  for path in mine.keys() - {epath.Path("config.json")}:
+    assert theirs[path] == mine[path], path
+  want = checkpoint.restore(tmp_path / "run/ppo/params")
+  assert bits(checkpoint.restore(run / "ppo" / "params")) == bits(want)
+  # Taken away after the first step: what it has is the step's checkpoint, and
+  # the beginning of the last one.
+  shutil.rmtree(there / "run/ppo/params")
+  (there / "run/ppo/params").mkdir()
+  (there / "run/ppo/params/_METADATA").write_text("{")
+  after_a_round(context, ppo_config, run, run / "round")
+  assert contents(there / "run") == theirs
+  assert bits(checkpoint.restore(run / "ppo" / "params")) == bits(want)
+  changed = ppo_config.copy_and_resolve_references()
+  changed.actor.lr = 1.0
+  with pytest.raises(ValueError, match="gs://corpora/run: .*actor.lr"):
+    flags.save_config(changed, run)
+  with pytest.raises(ValueError, match="gs://corpora/run: holds a run from ot"):
+    provenance.keep_data(run, {"rows": {"count": 2}})
