@@ -171,6 +171,21 @@ def path_faults(file, node_tree):
   ]
 
 
+def log_faults(file, node_tree):
+  """Loops of stages that do not ask config.log where their metrics go."""
+  return [
+    f"{file} line {node.lineno}: loop.run without log"
+    for node in ast.walk(node_tree)
+    if isinstance(node, ast.Call)
+    and dotted(node.func) == "loop.run"
+    and "flags.log" not in [
+      dotted(k.value.func)
+      for k in node.keywords
+      if k.arg == "log" and isinstance(k.value, ast.Call)
+    ]
+  ]
+
+
 def code_lines(function):
   """Lines of a function without its docstring."""
   lines = function.end_lineno - function.lineno + 1
@@ -283,6 +298,10 @@ def test_no_path_that_may_be_on_a_store_is_made_a_local_one():
   assert not faults_in(path_faults, "mgrd_jax", "experiments")
 
 
+def test_every_stage_logs_where_its_config_says():
+  assert not faults_in(log_faults, "experiments")
+
+
 def test_files_and_functions_are_short():
   found = []
   for file in python_files("mgrd_jax", "experiments", "configs", "tests"):
@@ -352,6 +371,7 @@ def test_nothing_is_left_to_do():
     (jit_faults, "mgrd_jax/train/a.py", "from jax import jit"),
     (global_state_faults, "mgrd_jax/a.py", "import os\nos.environ['A']"),
     (path_faults, "mgrd_jax/train/a.py", "pathlib.Path(folder) / 'params'"),
+    (log_faults, "experiments/a.py", "loop.run(step_fn, state, steps=3)"),
     (path_faults, "experiments/a.py", "from pathlib import Path\nPath(w)"),
     (param_faults, "mgrd_jax/models/a.py", "self.param('q_DXH', init)"),
     (param_faults, "mgrd_jax/models/a.py", "names = {'up_DX': init}"),

@@ -16,17 +16,7 @@ from configs import evaluate as evaluate_config
 from configs import mgrd as mgrd_config
 from configs import rlvr as rlvr_config
 from configs import sft as sft_config
-from experiments import (
-  assembly,
-  evaluate,
-  files,
-  flags,
-  mgrd,
-  provenance,
-  rlvr,
-  sft,
-)
-from mgrd_jax.eval import report
+from experiments import assembly, evaluate, files, mgrd, rlvr, sft
 from mgrd_jax.train import checkpoint, metrics
 from tests import tones, toys
 from tests.conftest import compile_options, compiling
@@ -116,28 +106,33 @@ def bits(tree):
   return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-def test_ppo_killed_and_resumed_is_ppo_itself(
-  home, context, ppo_config, tmp_path
+def test_ppo_killed_and_resumed_on_gs_is_ppo_itself(
+  home,
+  context,
+  ppo_config,
+  tmp_path,
+  gcs,  # noqa: F811
 ):
+  name, _ = gcs
   config, params = ppo_config, assembly.restore(home / "sft")
   asked = rlvr.questions(context, config)
   sampler = rlvr.Sampler(context, asked, asked, config)
 
   def train(folder, sampler):
     return rlvr.train(
-      context, params, sampler, config=config, workdir=tmp_path / folder
+      context, params, sampler, config=config, workdir=epath.Path(folder)
     )
 
-  whole = train("whole", sampler)
+  whole, cut = train(tmp_path, sampler), f"{name}/cut"
   # Before the first checkpoint, and two steps after it.
   for step in (1, 3):
     with pytest.raises(Killed):
-      train("cut", Dying(sampler, step))
-  assert checkpoint.steps(tmp_path / "cut") == [2]
-  actor, critic = train("cut", sampler)
+      train(cut, Dying(sampler, step))
+  assert checkpoint.steps(cut) == [2]
+  actor, critic = train(cut, sampler)
   assert bits(actor) == bits(whole[0]) and bits(critic) == bits(whole[1])
-  rows = metrics.read(tmp_path / "cut" / "metrics.jsonl")
-  assert rows == metrics.read(tmp_path / "whole" / "metrics.jsonl")
+  rows = metrics.read(f"{cut}/metrics.jsonl")
+  assert rows == metrics.read(tmp_path / "metrics.jsonl")
   assert [row["step"] for row in rows] == [0, 1, 2, 3]
   assert all(0 < row["rollout/pass_at_1"] < 1 for row in rows)
   assert all("rollout/pass_at_8" in row for row in rows)
@@ -176,78 +171,22 @@ def test_a_round_keeps_what_the_waveform_bears_out(whole_round):
 
 @pytest.mark.parametrize("filtered", [(), FILTERED[:2]])
 def test_a_round_killed_while_it_filters_goes_on_to_the_same(
-  context, round_config, whole_round, tmp_path, filtered
-):
-  for name in (SAMPLED, *filtered):
-    shutil.copy2(whole_round / name, tmp_path)
-  before = (tmp_path / SAMPLED).stat().st_mtime_ns
-  mgrd.run(round_config, tmp_path, context)
-  assert (tmp_path / SAMPLED).stat().st_mtime_ns == before
-  for name in FILTERED:
-    text = (tmp_path / name).read_bytes()
-    assert text == (whole_round / name).read_bytes(), name
-  want = checkpoint.restore(whole_round / "params")
-  assert bits(checkpoint.restore(tmp_path / "params")) == bits(want)
-
-
-def after_a_round(context, ppo_config, folder, init):
-  """PPO, its evaluation and a report, in a folder here or on gs://."""
-  config = ppo_config.copy_and_resolve_references()
-  config.update(init=str(init), steps=2, save_every=1, band=(0, 8))
-  flags.save_config(config, folder)
-  provenance.keep_data(folder, {"rows": {"count": 1}})
-  result = rlvr.run(config, folder / "ppo", context)
-  asked = evaluate_config.get_config("smoke")
-  asked.update(rows=24, max_new=16)
-  found = evaluate.run(
-    asked, folder / "ppo", context, assembly.restore(folder / "ppo")
-  )
-  curves = {"ppo": metrics.read(folder / "ppo" / "metrics.jsonl")}
-  summary = {"seed": 0, "stages": [{"name": "ppo"} | found]}
-  report.render(summary, [], curves, folder)
-  return result
-
-
-def contents(folder):
-  """What stands in a folder, but for its checkpoints."""
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in folder.rglob("*")
-    if path.is_file() and not {"params", "step_00000001"} & {*path.parts}
-  }
-
-
-def test_a_run_on_gs_is_the_run_here_and_goes_on_there(
   context,
-  ppo_config,
   round_config,
   whole_round,
   tmp_path,
   gcs,  # noqa: F811
+  filtered,
 ):
-  name, there = gcs
-  run = epath.Path(f"{name}/run")
-  mgrd.run(round_config, run / "round", context)
-  assert contents(there / "run/round") == contents(whole_round)
-  same = after_a_round(context, ppo_config, tmp_path / "run", whole_round)
-  assert after_a_round(context, ppo_config, run, run / "round") == same
-  assert same["steps"] == 2
-  mine, theirs = contents(tmp_path / "run"), contents(there / "run")
-  for path in mine.keys() - {epath.Path("config.json")}:
-    assert theirs[path] == mine[path], path
-  want = checkpoint.restore(tmp_path / "run/ppo/params")
-  assert bits(checkpoint.restore(run / "ppo" / "params")) == bits(want)
-  # Taken away after the first step: what it has is the step's checkpoint, and
-  # the beginning of the last one.
-  shutil.rmtree(there / "run/ppo/params")
-  (there / "run/ppo/params").mkdir()
-  (there / "run/ppo/params/_METADATA").write_text("{")
-  after_a_round(context, ppo_config, run, run / "round")
-  assert contents(there / "run") == theirs
-  assert bits(checkpoint.restore(run / "ppo" / "params")) == bits(want)
-  changed = ppo_config.copy_and_resolve_references()
-  changed.actor.lr = 1.0
-  with pytest.raises(ValueError, match="gs://corpora/run: .*actor.lr"):
-    flags.save_config(changed, run)
-  with pytest.raises(ValueError, match="gs://corpora/run: holds a run from ot"):
-    provenance.keep_data(run, {"rows": {"count": 2}})
+  # Here, and on gs://.
+  run, folder = gcs if filtered else (tmp_path, tmp_path)
+  for name in (SAMPLED, *filtered):
+    shutil.copy2(whole_round / name, folder)
+  before = (folder / SAMPLED).stat().st_mtime_ns
+  mgrd.run(round_config, run, context)
+  assert (folder / SAMPLED).stat().st_mtime_ns == before
+  for name in (*FILTERED, "metrics.jsonl"):
+    text = (folder / name).read_bytes()
+    assert text == (whole_round / name).read_bytes(), name
+  want = checkpoint.restore(whole_round / "params")
+  assert bits(assembly.restore(run)) == bits(want)
