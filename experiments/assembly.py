@@ -3,12 +3,10 @@
     config -> Context: examples, tokenizer, clips, model sizes, programs
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,7 +20,7 @@ from experiments.progress import bar
 from mgrd_jax import paths, sharding
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
-from mgrd_jax.data import schema, sources, synthetic, transforms
+from mgrd_jax.data import schema, sources, synthetic, transforms, workers
 from mgrd_jax.data.schema import Example
 from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
@@ -248,11 +246,7 @@ def _facts(data, examples, stores, clips) -> dict:
   if path.exists():
     return files.read_json(path)
   facts = {}
-  context = multiprocessing.get_context("spawn")
-  with (
-    bar("measuring") as update,
-    concurrent.futures.ProcessPoolExecutor(data.workers, context) as pool,
-  ):
+  with bar("measuring") as update, workers.pool(data.workers) as pool:
     jobs = ((stores, ref) for ref in wanted)
     found = pool.map(_measure_one, jobs, chunksize=32)
     for ref, measured in zip(wanted, found, strict=True):

@@ -9,11 +9,9 @@ Held-out combinations of attributes carry no label question in train or
 pool; their rule is taught in text only.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -23,6 +21,7 @@ from etils import epath
 from mgrd_jax import paths
 from mgrd_jax.audio import espeak, features, io, synth
 from mgrd_jax.data import lexicon, schema, sources, text_tasks
+from mgrd_jax.data import workers as workers_lib
 from mgrd_jax.data.schema import Example
 
 # Whose code decides on the set, beside this file's; see `cache_key`.
@@ -434,9 +433,8 @@ def build(
         yield wave_W.astype(np.float32) / 32767
       progress(min((done + 1) * step, len(jobs)), len(jobs))
 
-  context = multiprocessing.get_context("spawn")
   with (
-    concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+    workers_lib.pool(workers) as pool,
     paths.staged(folder / "clips.arrayrecord") as shard,
   ):
     refs = sources.write_clips(shard, waves(pool))
