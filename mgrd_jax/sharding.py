@@ -22,8 +22,9 @@ from jax.sharding import (
 # The last lie nearest to each other: what talks most within a layer.
 AXES = ("data", "fsdp", "sequence", "tensor")
 WEIGHT = {
-  "D": "fsdp",
-  "E": "fsdp",
+  # What splits a row's tokens holds no weights twice either.
+  "D": ("fsdp", "sequence"),
+  "E": ("fsdp", "sequence"),
   "F": "tensor",
   "N": "tensor",
   "K": "tensor",
@@ -51,8 +52,8 @@ def make_mesh(
 
   Args:
     data: copies of the weights; each works on rows of its own.
-    fsdp: over how many devices weights rest, and rows are split; 0 takes all
-      that are left.
+    fsdp: over how many devices rows are split; weights rest over these and
+      over `sequence`; 0 takes all that are left.
     sequence: over how many a row's tokens are split, for long rows.
     tensor: over how many heads and hidden units are split.
     devices: all by default; those of a topology description, to compile for
@@ -120,6 +121,15 @@ def shardings(mesh: Mesh, tree, table: Mapping = WEIGHT):
     return NamedSharding(mesh, spec(mesh, suffix(path), leaf.shape, table))
 
   return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def uncovered(tree, table: Mapping = WEIGHT) -> list[str]:
+  """Arrays of rank two or more that a table leaves whole, by their paths."""
+  return [
+    jax.tree_util.keystr(path, simple=True, separator=".")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if len(leaf.shape) > 1 and not set(suffix(path)) & set(table)
+  ]
 
 
 def of_layer(stack: jax.sharding.Sharding) -> jax.sharding.Sharding:

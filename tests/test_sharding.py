@@ -63,6 +63,10 @@ def test_an_axis_is_used_once_and_only_where_it_divides(mesh):
   assert tuple(spec("NK", (8, 8), sharding.WEIGHT)) == ("tensor", None)
   assert tuple(spec("BT", (8, 3), sharding.DATA)) == (("data", "fsdp"), None)
   assert tuple(spec("BT", (2, 3), sharding.DATA)) == (None, None)
+  # What splits tokens shares the weights out as well.
+  long = sharding.make_mesh(fsdp=2, sequence=2, tensor=2)
+  both = ("fsdp", "sequence"), "tensor"
+  assert tuple(sharding.spec(long, "DF", (8, 8), sharding.WEIGHT)) == both
   # A leading axis without a letter, and a scalar.
   assert tuple(spec("D", (3, 8), sharding.WEIGHT)) == (None, "fsdp")
   assert tuple(spec("D", (), sharding.WEIGHT)) == ()
@@ -125,6 +129,16 @@ def assert_same(alone, spread):
 def test_a_supervised_step_on_eight_devices_equals_one(mesh):
   state = steps.init_state(toys.trained_parts(noise=0.1), toys.TX)
   assert_same(*run_both(mesh, toys.SFT, state, (supervised(),)))
+
+
+def test_a_supervised_step_whose_rows_are_split_equals_one(mesh):
+  split = sharding.make_mesh(fsdp=2, sequence=2, tensor=2)
+  batch = supervised()
+  assert batch.tokens_BT.shape[1] % 2 == 0
+  tokens = sharding.shardings(split, batch, sharding.DATA).tokens_BT
+  assert tuple(tokens.spec) == ("fsdp", "sequence")
+  state = steps.init_state(toys.trained_parts(noise=0.1), toys.TX)
+  assert_same(*run_both(split, toys.SFT, state, (batch,)))
 
 
 def test_a_step_of_muon_on_eight_devices_equals_one(mesh):
