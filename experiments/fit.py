@@ -84,7 +84,8 @@ def analyse(program: programs.Program, where: fit.Slice) -> dict:
   seconds = time.perf_counter() - start
   # Of all cores together, whatever else the machine did.
   cpu_seconds = time.process_time() - start_cpu
-  cost = cost_lib.Counter(compiled.as_text(), where.chips).total()
+  counter = cost_lib.Counter(compiled.as_text(), where.chips)
+  cost = counter.total()
   coords = [d.coords for d in program.mesh.devices.flat]
   ici = fit.ici_seconds(cost.collectives, coords, where)
   model_flops = program.model_flops / where.chips
@@ -98,7 +99,8 @@ def analyse(program: programs.Program, where: fit.Slice) -> dict:
       cost.collectives, dict(program.mesh.shape)
     ),
     "uncounted_kernels": sorted(cost.unknown),
-    **fit.roofline(cost, model_flops, ici, where.chip),
+    "instructions": sum(map(len, counter.computations.values())),
+    **fit.roofline(cost, model_flops, ici, where.chip, program.useful),
     "useful_tokens": program.useful,
     "compile_s": seconds,
     "compile_cpu_s": cpu_seconds,

@@ -37,7 +37,7 @@ class Program:
     args: shapes, with shardings.
     donate: positions of what the step replaces.
     model_flops: of all devices; see `fit.roofline`.
-    useful: share of its tokens that are none of padding.
+    useful: share of its columns that hold a token.
     beside: bytes a device of the stage's other states, which stay in memory.
     out: shardings of the results, or None: the compiler's choice.
   """
@@ -74,8 +74,8 @@ def check(config, only: Sequence[str] = ()) -> None:
   """Refuses what cannot be built, before any device is asked for.
 
   Raises:
-    ValueError: an unknown model or program; a mesh that is not of the slice,
-      or does not divide the model.
+    ValueError: an unknown model or program; a parameter without a place; a
+      mesh that is not of the slice, or does not divide the model.
   """
   tpu = config.tpu
   if config.model not in audio_lm.VARIANTS:
@@ -90,6 +90,12 @@ def check(config, only: Sequence[str] = ()) -> None:
       f"config.tpu.accumulate={tpu.accumulate} does not divide rows {tpu.rows}"
     )
   sizes = audio_lm.VARIANTS[config.model]()
+  bare = sharding.uncovered(audio_lm.abstract(sizes))
+  if bare:
+    raise ValueError(
+      f"no rule of the sharding table covers {', '.join(bare)}; a parameter's "
+      "name ends in its axes"
+    )
   rows = dict(
     mesh=(tpu.rows // tpu.accumulate, tpu.time),
     rollout=(tpu.rollout.rows, tpu.rollout.prompt),
@@ -183,21 +189,20 @@ class Setting:
     )
 
   def forward_flops(
-    self, rows: int, time: int, clips: int, useful: float = 1.0
+    self, rows: int, time: int, clips: int, within: float = 1.0
   ) -> float:
-    """Of rows: `useful` of the decoder's, each token reading those before."""
+    """Of rows, `within` of whose pairs of columns are of one example."""
     c = self.config
-    pairs = rows * time * (time + 1) / 2
+    pairs = within * rows * time * (time + 1) / 2
     frames = clips * features.adapter_frames(features.pooled_frames(MEL_FRAMES))
-    return useful * (
-      fit.decoder_flops(c.decoder, rows * time, pairs)
-      + rows * fit.adapter_flops(c.adapter, frames)
+    return fit.decoder_flops(c.decoder, rows * time, pairs) + (
+      rows * fit.adapter_flops(c.adapter, frames)
     )
 
   def train_flops(self) -> float:
     """Forward, and twice that backward."""
     t = self.tpu
-    return 3 * self.forward_flops(t.rows, t.time, t.clips, t.useful)
+    return 3 * self.forward_flops(t.rows, t.time, t.clips, t.within)
 
 
 def _scores(setting: Setting) -> Callable:
@@ -311,7 +316,7 @@ def _ppo_critic(setting: Setting) -> Program:
   )
   # It has no head, but a scalar one.
   t = setting.tpu
-  head = 3 * t.useful * 2.0 * t.rows * t.time * c.width * c.vocab
+  head = 3 * 2.0 * t.rows * t.time * c.width * c.vocab
   return dataclasses.replace(program, model_flops=program.model_flops - head)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -9,11 +10,15 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from configs import mgrd, rlvr, sft, slices
 from experiments import fit, programs
+from mgrd_jax import sharding
+from mgrd_jax.data import packing, transforms
 from mgrd_jax.models import audio_lm
+from mgrd_jax.text import chat
 from mgrd_jax.train import cost as cost_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -77,6 +82,15 @@ def test_no_step_holds_all_logits(name):
   assert [s for s in sizes if rows in s and time in s and vocab // 2 in s]
 
 
+def test_no_device_gathers_the_clips_of_other_rows():
+  batch = of_tiny()["sft"].args[1]
+  frames = batch.enc_BAE.shape[1] // 2 * batch.enc_BAE.shape[0]
+  shapes = re.findall(r"\[([\d,]+)\]", compiled("sft").as_text())
+  sizes = {math.prod(map(int, shape.split(","))) for shape in shapes}
+  # The adapter's output: a row's clips are here, all rows' are not.
+  assert frames // 8 * 96 in sizes and frames * 96 not in sizes
+
+
 def of_layers(name: str, layers: int) -> str:
   """The program of the large model with so many layers."""
   config = rlvr.get_config("model=step-audio-r1,tpu=v5p-16")
@@ -113,11 +127,14 @@ def test_what_the_model_must_compute_is_what_the_program_computes():
   """Attention apart: the oracle computes all pairs, not half of them."""
   program = of_tiny()["sft"]
   cost = cost_lib.Counter(compiled("sft").as_text(), 8).total()
-  c, t = audio_lm.VARIANTS["tiny"]().decoder, 512
+  c, tpu = audio_lm.VARIANTS["tiny"]().decoder, slices.settings(
+    "tiny", "v5p-16", ()
+  )
   # Forward is 4 heads of 24, T * T pairs; backward twice that.
-  half = 8 * 3 * 4 * c.layers * c.heads * c.head_dim * (t * (t - 1) / 2)
+  rest = tpu.time**2 - tpu.within * tpu.time * (tpu.time + 1) / 2
+  more = 8 * 3 * 4 * c.layers * c.heads * c.head_dim * rest
   # A layer is computed once more, and the head's logits are.
-  assert 1.0 < 8 * cost.flops / (program.model_flops + half) < 1.4
+  assert 1.0 < 8 * cost.flops / (program.model_flops + more) < 1.4
 
 
 def test_an_unknown_slice_is_one_line_and_status_1():
@@ -141,6 +158,42 @@ def test_an_unknown_slice_is_one_line_and_status_1():
 def test_a_model_without_settings_is_refused():
   with pytest.raises(ValueError, match="unknown model 'gpt'; have"):
     sft.get_config("model=gpt,tpu=v5p-128")
+
+
+def test_a_parameter_that_no_rule_covers_is_told_by_its_path():
+  S = jax.ShapeDtypeStruct
+  tree = {
+    "decoder": {"up_LDF": S((2, 8, 8), "f4"), "gate": S((8, 8), "f4")},
+    "norm_D": S((8,), "f4"),
+    "scale": S((), "f4"),
+    "taps_RM": S((3, 8), "f4"),
+  }
+  assert sharding.uncovered(tree) == ["decoder.gate", "taps_RM"]
+  for sizes in audio_lm.VARIANTS.values():
+    assert not sharding.uncovered(audio_lm.abstract(sizes()))
+
+
+def test_useful_shares_are_what_packing_leaves():
+  """Log-normal responses of 2,500 tokens in the mean, after prompts of 500."""
+  t = slices.settings("step-audio-r1", "v5p-128", ())
+  rng = np.random.default_rng(0)
+  mu = np.log(2500) - 0.4**2 / 2
+  lengths = 500 + rng.lognormal(mu, 0.4, 8 * t.rows).astype(int)
+  lengths = np.minimum(lengths, t.time)
+  clip = ((0, 1),), (np.zeros((1, 1), np.float32),)
+  items = [
+    transforms.Item(chat.Row(np.arange(n), np.ones(n), 0, clip[0]), clip[1])
+    for n in lengths
+  ]
+  shape = transforms.Shape(t.time, t.clips)
+  groups = packing.first_fit(items, rows=t.rows, shape=shape)
+  held = [lengths[group] for group in groups]
+  useful = sum(map(np.sum, held)) / (t.rows * t.time)
+  within = sum(np.sum(n * (n + 1.0)) for n in held)
+  within /= t.rows * t.time * (t.time + 1)
+  assert t.useful == pytest.approx(useful, abs=0.02)
+  assert t.within == pytest.approx(within, abs=0.02)
+  assert max(map(len, held)) <= t.examples
 
 
 @pytest.mark.parametrize(

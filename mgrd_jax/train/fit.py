@@ -27,8 +27,8 @@ class Chip:
     hbm_bytes: main memory that XLA may fill.
     hbm_rate: bytes per second.
     link_rate: bytes per second, one link, one direction.
-    closes: an axis of the slice whose length is a multiple of this is a ring;
-      a shorter one is a line.
+    closes: a slice whose sides are all multiples of this is a torus, its axes
+      are rings; those of another are lines.
   """
 
   flops: float
@@ -41,8 +41,8 @@ class Chip:
 # FLOPs and rates: cloud.google.com/tpu/docs/{v5e,v5p,v6e}, read 2026-11; they
 # give the interconnect as the sum of both directions of all links (4, 6 and 4
 # a chip).  Memory: what XLA:TPU (libtpu 0.0.42) calls available when it refuses
-# a program.  Rings: docs .../v5p ("wraparound" of full cubes of 4 x 4 x 4) and
-# .../v5e, .../v6e (2D torus of 16 x 16).
+# a program.  Rings: docs .../v5p (cubes of 4 x 4 x 4 and what is made of them)
+# and .../v5e, .../v6e (16 x 16).
 CHIPS = {
   "v5e": Chip(197e12, 15.75 * GIB, 800e9, 400e9 / 8, closes=16),
   "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 1200e9 / 12, closes=4),
@@ -149,14 +149,16 @@ def ici_seconds(
 ) -> float:
   """Seconds of the interconnect, one exchange after the other.
 
-  A group's bytes leave over all links of the torus axes that it spans: two a
-  ring, one a line; over two at most where the compiler runs a single ring,
-  and over one in a permutation.  The hops of an all-to-all are not counted.
+  A group's bytes leave over all links of the axes of the slice that it spans:
+  two a ring, one a line; over two at most where the compiler runs a single
+  ring, and over one in a permutation.  The hops of an all-to-all are not
+  counted.
 
   Args:
     coords: place in the torus of each device, in the mesh's order.
   """
   chip = where.chip
+  ends = 2 if all(side % chip.closes == 0 for side in where.shape) else 1
   total = 0.0
   for one in exchanges:
     places = np.array([coords[m] for m in one.members])
@@ -165,7 +167,7 @@ def ici_seconds(
       for axis, size in enumerate(where.shape)
       if size > 1 and len(set(places[:, axis])) > 1
     ]
-    links = sum(2 if where.shape[a] % chip.closes == 0 else 1 for a in spans)
+    links = ends * len(spans)
     if one.kind == "collective-permute":
       links = 1
     elif one.one_ring:
@@ -175,15 +177,21 @@ def ici_seconds(
 
 
 def roofline(
-  cost: cost_lib.Cost, model_flops: float, ici_s: float, chip: Chip
+  cost: cost_lib.Cost,
+  model_flops: float,
+  ici_s: float,
+  chip: Chip,
+  useful: float = 1.0,
 ) -> dict:
   """Seconds of each unit, which of them binds, and the MFU that follows.
 
   Args:
     cost: of a device.
-    model_flops: of a device: useful tokens, causal attention halved, nothing
-      made twice, a frozen part forward only.
+    model_flops: of a device, for all columns of its rows: attention to what
+      precedes a token in its own example alone, nothing made twice, a frozen
+      part forward only.
     ici_s: of `ici_seconds`.
+    useful: share of the columns that hold a token; MFU counts no others.
   """
   seconds = {
     "compute": cost.flops / chip.flops,
@@ -191,7 +199,7 @@ def roofline(
     "ici": ici_s,
   }
   bound = max(seconds, key=seconds.__getitem__)
-  peak = model_flops / chip.flops
+  peak = useful * model_flops / chip.flops
   return {f"{name}_s": value for name, value in seconds.items()} | {
     "bound": bound,
     "mfu_projected": peak / seconds[bound],
@@ -233,8 +241,9 @@ def undivided(
   """
   decoder = config.decoder
   split = mesh_shape["data"] * mesh_shape["fsdp"]
+  rest = mesh_shape["fsdp"] * mesh_shape["sequence"]
   wanted = (
-    ("width", decoder.width, "fsdp", mesh_shape["fsdp"]),
+    ("width", decoder.width, "fsdp x sequence", rest),
     ("heads", decoder.heads, "tensor", mesh_shape["tensor"]),
     ("ffn", decoder.ffn, "tensor", mesh_shape["tensor"]),
     ("vocabulary", decoder.vocab, "tensor", mesh_shape["tensor"]),

@@ -80,11 +80,21 @@ def test_bytes_leave_over_the_links_of_the_axes_that_a_group_spans():
   assert seconds("all-gather", link, *line, times=3) == pytest.approx(3 / 2)
 
 
-def test_an_axis_that_does_not_close_is_a_line():
-  where = fit.SLICES["v6e-16"]
-  coords = list(itertools.product(range(4), repeat=2))
-  one = exchange("all-gather", 100e9, 0, 1, 2, 3)
-  assert fit.ici_seconds([one], coords, where) == 1
+@pytest.mark.parametrize(
+  "name, sides, links",
+  [
+    ("v6e-16", (4, 4), 1),
+    ("v6e-256", (16, 16), 2),
+    # Four chips in a row, but no cube.
+    ("v5p-64", (2, 4, 4), 1),
+    ("v5p-256", (4, 4, 8), 2),
+  ],
+)
+def test_the_axes_of_a_slice_that_does_not_close_are_lines(name, sides, links):
+  where = fit.SLICES[name]
+  coords = list(itertools.product(*map(range, sides)))
+  one = exchange("all-gather", 100e9, *range(sides[-1]))
+  assert fit.ici_seconds([one], coords, where) == 1 / links
 
 
 def test_the_slowest_unit_binds():
@@ -97,6 +107,10 @@ def test_the_slowest_unit_binds():
   assert found["mfu_projected"] == 0.75 and found["mfu_serial"] == 0.6
   slow = fit.roofline(cost, 1.5 * 459e12, 3.0, chip)
   assert slow["bound"] == "ici" and slow["mfu_projected"] == 0.5
+  padded = fit.roofline(cost, 1.5 * 459e12, 3.0, chip, useful=0.9)
+  assert padded == slow | {
+    "mfu_projected": pytest.approx(0.45), "mfu_serial": pytest.approx(0.27)
+  }
 
 
 def test_donated_memory_is_counted_once_and_what_rests_beside_is_counted():
@@ -119,7 +133,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_told_axis_by_axis():
   odd = mesh | {"fsdp": 12, "tensor": 3, "sequence": 3}
   found = fit.undivided(R1, odd, 64, 10_240)
   assert found == [
-    "fsdp=12 does not divide width 5120",
+    "fsdp x sequence=36 does not divide width 5120",
     "tensor=3 does not divide heads 40",
     "tensor=3 does not divide vocabulary 158720",
     "data x fsdp=12 does not divide rows 64",
