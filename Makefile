@@ -20,7 +20,7 @@ define install
 @echo ' done'
 endef
 
-.PHONY: help venv test parity parity-data bench tfio tfio-test tiny \
+.PHONY: help venv test parity parity-data fit bench tfio tfio-test tiny \
   ask-test lint clean
 
 help:  ## this list
@@ -61,6 +61,15 @@ parity-data: .venv/.parity  ## what those classes give, into tests/data/parity
 .venv/.tpu: setup.py
 	$(call install,[tiny$(comma)dev$(comma)tpu])
 	@touch .venv/.tiny .venv/.dev $@
+
+FIT = JAX_PLATFORMS=cpu $(PY) -m experiments.fit
+fit: .venv/.tpu  ## programs compiled for TPU slices that are not here
+	$(FIT) --config=configs/rlvr.py:model=tiny,tpu=v5e-16 \
+	  --programs=encoder,sft,dpo,prefill,decode,ppo_actor,ppo_critic \
+	  --json=out/fit/tiny-v5e-16.json
+	$(FIT) --config=configs/sft.py:model=step-audio-r1,tpu=v5p-128 \
+	  --programs=sft --json=out/fit/step-audio-r1-v5p-128-sft.json
+	JAX_PLATFORMS=cpu $(PY) -m pytest tests/test_fit.py -m tpu -q
 
 SUITE ?= features
 bench: .venv/.parity  ## ours beside others' speed: SUITE=load, decode, features, train

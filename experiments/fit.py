@@ -33,6 +33,7 @@ from mgrd_jax.train import fit
 _ALONE = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5p-8",  # any: what is compiled for is told apart
   "TPU_STDERR_LOG_LEVEL": "3",
   "TPU_LOG_DIR": "disabled",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -45,6 +46,8 @@ def devices_of(where: fit.Slice):
   Raises:
     ValueError: there is no compiler for TPUs.
   """
+  for name, value in _ALONE.items():
+    os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(where.topology, platform="tpu")
   except (RuntimeError, jax.errors.JaxRuntimeError) as error:
@@ -192,7 +195,6 @@ def run(config, only: Sequence[str] = ()) -> Iterator[dict]:
 
 
 def main() -> None:
-  os.environ.update({k: os.environ.get(k, v) for k, v in _ALONE.items()})
   # The accelerators of this machine have no part in it.
   jax.config.update("jax_platforms", "cpu")
   config_flag = config_flags.DEFINE_config_file(
