@@ -149,11 +149,12 @@ def _remove(path: epath.Path) -> None:
   """Removes a checkpoint, which at no moment passes for a whole one."""
   if paths.is_remote(path):
     (path / _WHOLE).unlink(missing_ok=True)
-  elif path.exists():
-    gone = path.with_name(f"{path.name}.gone")
-    gone.rmtree(missing_ok=True)
-    path = path.rename(gone)
-  path.rmtree(missing_ok=True)
+    path.rmtree(missing_ok=True)
+    return
+  gone = path.with_name(f"{path.name}.gone")
+  gone.rmtree(missing_ok=True)
+  if path.exists():
+    path.rename(gone).rmtree()
 
 
 def _placed(leaf) -> jax.ShapeDtypeStruct:
@@ -196,6 +197,11 @@ class Steps:
     self._path: epath.Path | None = None  # what is being written
     self._scores = self._folder / "scores.json"
     self._writer = _writer()
+    # What an interrupted save, or removal, has left.
+    whole = _by_step(self._folder).values()
+    for path in _children(self._folder):
+      if path.name.startswith("step_") and path not in whole:
+        _remove(path)
 
   def save(self, step: int, tree, score: float | None = None) -> None:
     """Begins to write `tree` as the state after `step` steps.
@@ -204,12 +210,9 @@ class Steps:
       CheckpointError: it, or the one before, cannot be written.
     """
     self._finish()
-    # What an interrupted save has left, and what is past this step: a run that
-    # goes on from before it makes it again.
-    whole = _by_step(self._folder)
-    kept = [path.name for at, path in whole.items() if at < step]
-    for path in _children(self._folder):
-      if path.name.startswith("step_") and path.name not in kept:
+    # A torn one that was passed over, say: it is no newer than this one.
+    for at, path in _by_step(self._folder).items():
+      if at >= step:
         _remove(path)
     if score is not None:
       paths.write(self._scores, json.dumps(self._known() | {str(step): score}))

@@ -92,7 +92,7 @@ def run(
         score = measured.get(best, score)
         progress(done, steps, measured)
       saved.check()
-      if (done % save_every == 0 or told()) and not last:
+      if (done % save_every == 0 and not last) or told():
         # Lines first: whoever goes on from here has no others.
         writer.flush()
         saved.save(done, state, score)

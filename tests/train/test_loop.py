@@ -141,7 +141,7 @@ def test_a_full_disk_ends_the_run_soon_and_spares_what_was_saved(tmp_path):
   assert checkpoint.steps(tmp_path) == [100]
 
 
-@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("at", [0, 3, 5])
 def test_a_run_told_to_stop_saves_its_step_and_goes_on_bitwise(tmp_path, at):
   def data(step):
     if step == at:
