@@ -83,7 +83,7 @@ def test_no_step_holds_all_logits(name):
 
 
 def test_no_device_gathers_the_clips_of_other_rows():
-  batch = of_tiny()["sft"].args[1]
+  (batch,) = of_tiny()["sft"].args[1]
   frames = batch.enc_BAE.shape[1] // 2 * batch.enc_BAE.shape[0]
   shapes = re.findall(r"\[([\d,]+)\]", compiled("sft").as_text())
   sizes = {math.prod(map(int, shape.split(","))) for shape in shapes}
