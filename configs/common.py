@@ -54,6 +54,9 @@ def base(
       stage=0,
       # Beside metrics.jsonl, by the extras of the same names.
       log=dict(tensorboard=False, wandb=False),
+      # Over how many devices: rows alone, rows and weights, columns, heads.
+      # One is enough for `tiny`; fsdp=0 takes all that are left.
+      mesh=dict(data=1, fsdp=1, sequence=1, tensor=1),
       data=dict(
         manifest="",
         cache="out/cache",
@@ -79,4 +82,5 @@ def base(
   )
   if tpu:
     config.tpu = slices.settings(model, tpu, programs)
+    config.mesh = config.tpu.mesh
   return config

@@ -11,13 +11,12 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments import files, own_data, provenance
+from experiments import files, own_data, placement, provenance
 from experiments.progress import bar
-from mgrd_jax import paths, sharding
+from mgrd_jax import paths
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema, sources, synthetic, transforms, workers
@@ -25,7 +24,6 @@ from mgrd_jax.data.schema import Example
 from mgrd_jax.models import audio_lm
 from mgrd_jax.text import chat
 from mgrd_jax.text import tokenizer as tokenizer_lib
-from mgrd_jax.train import checkpoint
 
 
 def fingerprint(config) -> str:
@@ -38,8 +36,9 @@ def fingerprint(config) -> str:
 class Context:
   """Data and sizes shared by the stages of one run.
 
-  `clips` holds log-mels; `enc` the frozen encoder's states, filled by
-  `encode_clips`; `facts` what signal processing measured.
+  `mesh` is None on one device; `clips` holds log-mels; `enc` the frozen
+  encoder's states, filled by `encode_clips`; `facts` what signal processing
+  measured.
   """
 
   config: object
@@ -66,17 +65,19 @@ def load(config, workdir) -> Context:
   """Builds or finds the data, the tokenizer and the log-mels.
 
   Raises:
-    ValueError: config.init belongs to a run of another seed or model, or
-      `workdir` holds results from other data.
+    ValueError: config.init belongs to a run of another seed or model,
+      `workdir` holds results from other data, or config.mesh is not of the
+      devices or does not divide the model.
   """
   if config.init:
     same_run("init", config.init, config, ("seed", "model"))
-  mesh = sharding.make_mesh()
+  mesh = placement.mesh_of(config.mesh)
   examples, stores, skipped = _examples(config.data, config.seed)
   provenance.keep_data(workdir, provenance.of_data(examples, stores))
   refs = sorted({ref for e in examples for ref in e.audio})
   tokenizer = _tokenizer(config, workdir, examples)
   model = audio_lm.config_for(config.model, vocab=tokenizer.vocab_size)
+  placement.check(mesh, model)
   with bar("log-mel") as update:
     clips = clips_lib.load(
       stores, refs, jax.jit(features.log_mel), progress=update
@@ -261,7 +262,16 @@ def _facts(data, examples, stores, clips) -> dict:
 
 def encode_clips(context: Context, encoder_params) -> None:
   """Fills `context.enc` with the frozen encoder's states, silence included."""
-  encode = jax.jit(functools.partial(audio_lm.encode, config=context.model))
+  mesh = context.mesh
+  encode = placement.program(
+    mesh, functools.partial(audio_lm.encode, config=context.model)
+  )
+
+  def states(mel_BRM, len_B):
+    given = {"mel_BRM": mel_BRM, "len_B": len_B}
+    given = placement.place(mesh, given)
+    return placement.fetch(encode(encoder_params, *given.values()))
+
   tested = {r for e in context.split("test") for r in e.audio}
   quiet = np.float16((np.log10(1e-10) + 4) / 4)
   clips = dict(context.clips)
@@ -274,9 +284,7 @@ def encode_clips(context: Context, encoder_params) -> None:
     context.items.clear()
     context.enc.update(
       clips_lib.encode(
-        clips,
-        functools.partial(encode, encoder_params),
-        progress=update,
+        clips, states, batch=placement.filled(mesh, 32), progress=update
       )
     )
 
@@ -328,31 +336,3 @@ def _supervised_item(context: Context, example: Example) -> transforms.Item:
     answer=example.answer,
   )
   return transforms.Item(row, tuple(context.enc[r] for r in example.audio))
-
-
-# Half the compile time on a CPU, and a training step no slower (a decoding
-# loop and the encoder are).  XLA refuses an option that it does not know, so
-# this is for the version that it was tried with.
-_HURRY = {(0, 10): {"xla_cpu_use_fusion_emitters": False}}
-
-
-def training_step(fn):
-  """Jits (state, ...) -> (state, ...): the state given is used up."""
-  options = None
-  if jax.default_backend() == "cpu":
-    options = _HURRY.get(jax.__version_info__[:2])
-  return jax.jit(fn, donate_argnums=0, compiler_options=options)
-
-
-def restore(init) -> dict:
-  """Parameters of an earlier stage's folder, as arrays on the device.
-
-  Raises:
-    CheckpointError: there are none; names the folder.
-  """
-  if not init:
-    raise ValueError("config.init is empty; give the folder of a stage")
-  params = checkpoint.restore(epath.Path(init) / "params")
-  # What is read is pinned to a device.  Beside fresh optimiser state that is
-  # not, a step's first call would differ from its second: two compilations.
-  return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)

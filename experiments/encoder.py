@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import assembly, flags
+from experiments import assembly, flags, placement
 from mgrd_jax.audio import features
 from mgrd_jax.data import loader
 from mgrd_jax.models import audio_lm, recognition
@@ -125,15 +125,21 @@ def _elements(context, found, word_ids, classes, columns):
     }
 
 
-def _collate(elements, *, frames, classes_N):
-  mel_BRM = np.zeros((len(elements), frames, 128), np.float32)
+def _collate(elements, *, frames, classes_N, rows: int):
+  """A batch; of rows past the last element nothing is known."""
+  mel_BRM = np.zeros((rows, frames, 128), np.float32)
+  len_B = np.full(rows, frames, np.int32)
+  words_BT = np.zeros((rows, len(elements[0]["words_T"])), np.int32)
+  label_BN = np.full((rows, len(classes_N)), -1, np.int32)
   for b, e in enumerate(elements):
     mel_BRM[b, : len(e["mel_RM"])] = e["mel_RM"]
+    len_B[b] = e["len"]
+    words_BT[b], label_BN[b] = e["words_T"], e["label_N"]
   return {
     "mel_BRM": mel_BRM,
-    "len_B": np.array([e["len"] for e in elements], np.int32),
-    "words_BT": np.stack([e["words_T"] for e in elements]),
-    "label_BN": np.stack([e["label_N"] for e in elements]),
+    "len_B": len_B,
+    "words_BT": words_BT,
+    "label_BN": label_BN,
     "classes_N": classes_N,
   }
 
@@ -156,7 +162,10 @@ def _streams(context, config, found, word_ids, classes):
         *loader.grouped(elements, names, share_N, at),
         batch_size=rows,
         collate=functools.partial(
-          _collate, frames=frames, classes_N=classes_N
+          _collate,
+          frames=frames,
+          classes_N=classes_N,
+          rows=placement.filled(context.mesh, rows),
         ),
         seed=config.seed * 10_000 + frames,
         augment=jitter,
@@ -185,25 +194,25 @@ def recognised(context, params, heads, classes) -> dict:
   silent = {ref: (known, "", family) for ref, (known, _, family) in tested}
   elements = list(_elements(context, silent, {}, classes, 0))
 
-  @jax.jit
-  def read(params, mel_BRM, len_B):
-    encode = functools.partial(audio_lm.encode, config=context.model)
-    states = encode(params["encoder"], mel_BRM, len_B)
+  def read(params, batch):
+    states = audio_lm.encode(
+      params["encoder"], batch["mel_BRM"], batch["len_B"], config=context.model
+    )
     return heads.apply({"params": params["heads"]}, *states)[1]
 
+  mesh = context.mesh
+  read = placement.program(mesh, read)
   hits: dict[str, list] = {name: [] for name in classes}
   longest = max((len(e["mel_RM"]) for e in elements), default=0)
-  frames, size = -(-longest // 32) * 32, 64
+  frames, size = -(-longest // 32) * 32, placement.filled(mesh, 64)
   classes_N = np.array([len(v) for v in classes.values()], np.int32)
   for start in range(0, len(elements), size):
     part = elements[start : start + size]
-    part += part[:1] * (size - len(part))
-    batch = _collate(part, frames=frames, classes_N=classes_N)
-    class_BNV = np.array(read(params, batch["mel_BRM"], batch["len_B"]))
+    batch = _collate(part, frames=frames, classes_N=classes_N, rows=size)
+    class_BNV = placement.fetch(read(params, placement.place(mesh, batch)))
     for b, n in np.argwhere(batch["label_BN"] >= 0):
-      if start + b < len(elements):
-        guess = class_BNV[b, n, : classes_N[n]].argmax()
-        hits[list(classes)[n]].append(guess == batch["label_BN"][b, n])
+      guess = class_BNV[b, n, : classes_N[n]].argmax()
+      hits[list(classes)[n]].append(guess == batch["label_BN"][b, n])
   return {n: float(np.mean(h)) for n, h in hits.items() if h}
 
 
@@ -216,20 +225,23 @@ def run(config, workdir, context=None) -> dict:
   workdir = epath.Path(workdir)
   # Mesh and data: clips with what is known of them.
   context = context or assembly.load(config, workdir)
+  mesh = context.mesh
   data, word_ids, classes = batches(context, config)
   # Model: encoder and the heads that are dropped afterwards.
   key = jax.random.key(config.seed)
   init = functools.partial(audio_lm.init, config=context.model)
-  params = jax.jit(init)(key)
+  params = placement.made(mesh, init, key)
   heads = recognition.RecognitionHeads(
     len(word_ids) + 1, len(classes), max(len(v) for v in classes.values())
   )
   width = context.model.encoder.width
   trained = {
     "encoder": params["encoder"],
-    "heads": jax.jit(
-      functools.partial(recognition.init_heads, heads=heads, width=width)
-    )(key),
+    "heads": placement.made(
+      mesh,
+      functools.partial(recognition.init_heads, heads=heads, width=width),
+      key,
+    ),
   }
   # Step.
   tx = optim.named(**config.optim, steps=config.steps)
@@ -240,13 +252,14 @@ def run(config, workdir, context=None) -> dict:
     ctc_weight=config.ctc_weight,
     tx=tx,
   )
-  step_fn = jax.jit(step_fn, donate_argnums=0)
+  state = placement.initial(mesh, trained, tx)
+  step_fn = placement.training_step(mesh, step_fn, state, hurry=False)
   # Loop.
   with assembly.bar("encoder") as update:
     state = loop.run(
       step_fn,
-      steps.init_state(trained, tx),
-      data,
+      state,
+      lambda step: placement.place(mesh, data(step)),
       steps=config.steps,
       folder=workdir,
       save_every=config.save_every,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import assembly, files, flags, responses
+from experiments import assembly, files, flags, placement, responses
 from mgrd_jax.eval import harness
 from mgrd_jax.grounding import controls
 
@@ -88,7 +88,9 @@ def run(config, workdir, context=None, params=None) -> dict:
   workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
-  params = assembly.restore(config.init) if params is None else params
+  placement.check_rows(context.mesh, config)
+  if params is None:
+    params = placement.restore(context.mesh, config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   # Loop over modes.

@@ -116,9 +116,11 @@ def save_config(config, workdir) -> None:
   if path.exists() and path.read_text() != text:
     fix = "choose another --workdir or remove it"
     old, new = files.read_json(path, fix), json.loads(text)
-    # What is learned does not depend on who is told.
+    # What is learned depends on neither who is told nor where it is.
     changed = sorted(
-      n for n in _differences(old, new) if n.split(".")[0] != "log"
+      n
+      for n in _differences(old, new)
+      if n.split(".")[0] not in ("log", "mesh")
     )
     if changed:
       raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import assembly, files, flags, responses, sft
+from experiments import assembly, files, flags, placement, responses, sft
 from mgrd_jax.data import schema
 from mgrd_jax.mgrd import filters
 from mgrd_jax.mgrd import round as mgrd_round
@@ -178,7 +178,8 @@ def run(config, workdir, context=None) -> dict:
   workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
-  params = assembly.restore(config.init)
+  placement.check_rows(context.mesh, config)
+  params = placement.restore(context.mesh, config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   asked = questions(context, config)

@@ -9,6 +9,8 @@ COMMAND: python -m experiments.pipeline --config=configs/pipeline.py:tiny \\
            --workdir=out/tiny
 """
 
+import math
+
 import jax
 from etils import epath
 from ml_collections import ConfigDict
@@ -21,15 +23,16 @@ from experiments import (
   files,
   flags,
   mgrd,
+  placement,
   provenance,
   rlvr,
   sft,
 )
 from experiments.clock import Clock
 from mgrd_jax.eval import measures, report
-from mgrd_jax.train import metrics
+from mgrd_jax.train import checkpoint, metrics
 
-SHARED = ("seed", "model", "data", "log")
+SHARED = ("seed", "model", "mesh", "data", "log")
 # What of the data decides on the examples, and so on the vocabulary.
 DATA = tuple(
   f"data.{name}" for name in ("manifest", "max_seconds", "labelled", "sizes")
@@ -79,7 +82,7 @@ def _stage(context, config, name, script, block, *, number, folder, init, last):
   evaluation = {}
   with Clock(folder / "evaluate_clock.json") as evaluating:
     if name != "encoder":
-      params = assembly.restore(folder)
+      params = placement.restore(context.mesh, folder)
       own = stage_config(
         config, config.evaluate, number=number, init="", last=False
       )
@@ -126,7 +129,7 @@ def _controls(context, config, folders, workdir) -> dict[str, dict]:
   path = workdir / "controls" / "elicited.json"
   if not path.exists():
     with Clock(path.with_name("elicited_clock.json")) as took:
-      params = assembly.restore(before)
+      params = placement.restore(context.mesh, before)
       elicited, _ = evaluate.measure(
         context, params, config=own, mode="think", hint=True
       )
@@ -146,7 +149,10 @@ def _controls(context, config, folders, workdir) -> dict[str, dict]:
         config, config.evaluate, number=3, init="", last=False
       )
       think, _ = evaluate.measure(
-        context, assembly.restore(folder), config=own, mode="think"
+        context,
+        placement.restore(context.mesh, folder),
+        config=own,
+        mode="think",
       )
     unfiltered = {"facts": facts, "think": think, "wall_s": took()}
     unfiltered |= took.cost()
@@ -171,7 +177,8 @@ def _base(config, stages) -> epath.Path | None:
     return None
   base = epath.Path(config.base)
   blocks = [name for name in config if hasattr(config[name], "items")]
-  same = {"seed", "model", "rounds", *DATA, *blocks} - {"data", "last", "log"}
+  same = {"seed", "model", "rounds", *DATA, *blocks}
+  same -= {"data", "last", "log", "mesh"}
   assembly.same_run("base", base, config, sorted(same))
   for number, (name, _, _) in enumerate(stages[:-1]):
     if not _done(_folder(base, number, name)):
@@ -206,6 +213,15 @@ def _samples(workdir, folders, limit: int = 6) -> list[dict]:
   return out
 
 
+def _devices(mesh) -> str:
+  """How many are used, and as what."""
+  there = jax.device_count()
+  if mesh is None:
+    return f"1 of {there}"
+  axes = (f"{n} {name}" for name, n in mesh.shape.items() if n > 1)
+  return f"{there} ({' x '.join(axes)})"
+
+
 def _ppo(facts: dict) -> dict:
   """How many questions a PPO stage chose, and how many steps it took."""
   names = ("questions", "selected", "steps")
@@ -219,7 +235,7 @@ def summarise(config, results, controls, loading: Clock, context) -> dict:
   """
   cost = clock.total([loading.cost(), *results, *controls.values()])
   test = context.split("test")
-  params = assembly.restore(results[-1]["folder"])
+  params = checkpoint.shapes(results[-1]["folder"] / "params")
   funnel = [
     {"round": number} | r["facts"]
     for number, r in enumerate(
@@ -238,7 +254,7 @@ def summarise(config, results, controls, loading: Clock, context) -> dict:
     "last": config.last.to_dict(),
     "wall_s": wall,
     "peak_rss_mb": cost["peak_rss_mb"],
-    "params": sum(x.size for x in jax.tree.leaves(params)),
+    "params": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
     "stages": [
       {"name": r["name"]} | _ppo(r["facts"]) | r["evaluation"]
       for r in results
@@ -276,8 +292,11 @@ def run(config, workdir) -> dict:
     provenance.same_data(base, data, "run the base again")
   print(
     f"data: {len(context.examples)} examples, {len(context.clips)} clips "
-    f"({loading():.0f} s); devices: {jax.device_count()}"
+    f"({loading():.0f} s); devices: {_devices(context.mesh)}"
   )
+  for *_, block in stages:
+    placement.check_rows(context.mesh, block)
+  placement.check_rows(context.mesh, config.evaluate)
   # Model, step, loop: one stage after another.
   results, folders, init = [], {}, ""
   for number, (name, script, block) in enumerate(stages):
@@ -286,7 +305,8 @@ def run(config, workdir) -> dict:
     folder = _folder(home, number, name)
     if number and not context.enc:
       with loading:
-        assembly.encode_clips(context, assembly.restore(init)["encoder"])
+        params = placement.restore(context.mesh, init)
+        assembly.encode_clips(context, params["encoder"])
     found = _stage(
       context,
       config,

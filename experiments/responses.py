@@ -5,9 +5,8 @@
 
 import functools
 
-import jax
-
-from experiments import assembly
+from experiments import assembly, placement
+from mgrd_jax import sharding
 from mgrd_jax.data import transforms
 from mgrd_jax.models import audio_lm
 from mgrd_jax.rollout import collect, engine, sampling
@@ -36,10 +35,11 @@ def ban_vector(context: assembly.Context):
 
 @functools.lru_cache(maxsize=64)
 def _generate_program(
-  model, vocab, stop_id, ban, samples, max_new, temperature
+  mesh, model, vocab, stop_id, ban, samples, max_new, temperature
 ):
   ban_V = sampling.ban(vocab, ban)
-  return jax.jit(
+  return placement.program(
+    mesh,
     functools.partial(
       engine.generate,
       prefill=functools.partial(audio_lm.prefill, config=model),
@@ -49,7 +49,7 @@ def _generate_program(
       stop_id=stop_id,
       temperature=temperature,
       ban_V=ban_V,
-    )
+    ),
   )
 
 
@@ -58,7 +58,9 @@ def generator(
 ):
   """(batch, request_B) -> samples on the host, for rollout.collect.run."""
   ids = tuple(context.tokenizer.id(name) for name in BANNED)
+  mesh = context.mesh
   program = _generate_program(
+    mesh,
     context.model,
     context.tokenizer.vocab_size,
     context.tokenizer.id("<|EOT|>"),
@@ -67,7 +69,16 @@ def generator(
     max_new,
     float(temperature),
   )
-  return lambda batch, request_B: program(params, batch, request_B, key)
+  # Fetched once, and not once a token.
+  spoken = {part: x for part, x in params.items() if part != "encoder"}
+  spoken = placement.place(mesh, spoken, sharding.SAMPLE)
+
+  def generate(batch, request_B):
+    given = {"batch": batch, "request_B": request_B}
+    given = placement.place(mesh, given)
+    return placement.fetch(program(spoken, *given.values(), key))
+
+  return generate
 
 
 def decoded(
@@ -129,7 +140,7 @@ def draw(
       items,
       generate,
       lambda part: transforms.collate(part, shape),
-      rows=min(config.rows, len(items)),
+      rows=min(config.rows, placement.filled(context.mesh, len(items))),
       samples=samples,
       progress=update,
     )

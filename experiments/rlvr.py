@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments import assembly, files, flags, mgrd, responses
+from experiments import assembly, files, flags, mgrd, placement, responses
+from mgrd_jax import sharding
 from mgrd_jax.data import transforms
 from mgrd_jax.eval import stats
 from mgrd_jax.mgrd import select
@@ -222,8 +223,16 @@ def _rollout_metrics(scored, parts) -> dict[str, float]:
   }
 
 
-def _programs(context, config):
-  """(txs, jitted functions) of actor and critic."""
+def _optimisers(config):
+  """Those of the actor and of the critic."""
+  adamw = functools.partial(
+    optim.named, "adamw", steps=config.steps, final=1.0
+  )
+  return adamw(**config.actor), adamw(**config.critic)
+
+
+def _programs(context, config, state):
+  """Jitted functions of actor and critic, whose states are `state`."""
   hp = steps.PPO(**config.ppo, temperature=config.temperature)
   values = functools.partial(
     scores.values_of_responses,
@@ -234,10 +243,7 @@ def _programs(context, config):
     apply=functools.partial(audio_lm.continuations, config=context.model),
   )
   ban_V = responses.ban_vector(context)
-  adamw = functools.partial(
-    optim.named, "adamw", steps=config.steps, final=1.0
-  )
-  actor_tx, critic_tx = adamw(**config.actor), adamw(**config.critic)
+  actor_tx, critic_tx = _optimisers(config)
   frozen = functools.partial(steps.advantages, values=values, hp=hp)
   policy = functools.partial(
     steps.policy_step, scores=own_scores, tx=actor_tx, hp=hp, ban_V=ban_V
@@ -245,28 +251,26 @@ def _programs(context, config):
   critic = functools.partial(
     steps.critic_step, values=values, tx=critic_tx
   )
+  step = functools.partial(placement.training_step, context.mesh)
+  actor, critic_state = state
   return {
-    "actor_tx": actor_tx,
-    "critic_tx": critic_tx,
-    "advantages": jax.jit(frozen),
-    "policy": assembly.training_step(policy),
-    "warm": assembly.training_step(functools.partial(critic, clip=None)),
-    "critic": assembly.training_step(
-      functools.partial(critic, clip=hp.value_clip)
-    ),
+    "start": functools.partial(placement.initial, context.mesh, tx=critic_tx),
+    "advantages": placement.program(context.mesh, frozen),
+    "policy": step(policy, actor),
+    "warm": step(functools.partial(critic, clip=None), critic_state),
+    "critic": step(functools.partial(critic, clip=hp.value_clip), critic_state),
   }
 
 
-def _ppo_step(state, scored, programs, *, config, step):
+def _ppo_step(state, scored, programs, *, mesh, config, step):
   """Critic and actor over one batch of rollouts."""
   actor, critic = state
   if not step:
     # The critic starts at the first batch's mean reward (rl.md 6.5).
     bias = jnp.float32(scored.reward_B.mean())
     value = critic.params["value"] | {"bias": bias}
-    critic = steps.init_state(
-      critic.params | {"value": value}, programs["critic_tx"]
-    )
+    critic = programs["start"](critic.params | {"value": value})
+  scored = placement.place(mesh, scored)
   frozen, measured = programs["advantages"](critic.params, scored)
   warming = step < config.warmup
   for update in range(config.critic_updates):
@@ -286,20 +290,26 @@ def train(context, params, sampler, *, config, workdir):
   Returns:
     (actor, critic), the TrainStates after the last step.
   """
-  programs = _programs(context, config)
+  mesh = context.mesh
   trained = {k: v for k, v in params.items() if k != "encoder"}
   head = audio_lm.init_value_head(context.model.decoder.width, 0.5)
+  head = placement.place(mesh, head, sharding.WEIGHT)
   copy = functools.partial(jax.tree.map, jnp.array)
-  state = (
-    steps.init_state(copy(trained), programs["actor_tx"]),
-    steps.init_state(copy({**trained, "value": head}), programs["critic_tx"]),
+  state = tuple(
+    placement.initial(mesh, copy(params), tx)
+    for params, tx in zip(
+      (trained, trained | {"value": head}), _optimisers(config), strict=True
+    )
   )
+  programs = _programs(context, config, state)
   key = jax.random.key(config.seed + 31 * config.stage)
 
   def step_fn(state, step):
     scored, _, parts = sampler.rollout(state[0].params, step, key)
     measured = _rollout_metrics(scored, parts)
-    state, more = _ppo_step(state, scored, programs, config=config, step=step)
+    state, more = _ppo_step(
+      state, scored, programs, mesh=mesh, config=config, step=step
+    )
     return state, measured | more
 
   with assembly.bar(workdir.name) as update:
@@ -322,7 +332,8 @@ def run(config, workdir, context=None) -> dict:
   workdir = epath.Path(workdir)
   # Mesh, data, model.
   context = context or assembly.load(config, workdir)
-  params = assembly.restore(config.init)
+  placement.check_rows(context.mesh, config)
+  params = placement.restore(context.mesh, config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   examples = questions(context, config)

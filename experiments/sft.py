@@ -13,7 +13,7 @@ import functools
 import numpy as np
 from etils import epath
 
-from experiments import assembly, flags, responses
+from experiments import assembly, flags, placement, responses
 from mgrd_jax.data import loader, transforms
 from mgrd_jax.models import audio_lm
 from mgrd_jax.train import checkpoint, loop, optim, scores, steps
@@ -80,11 +80,16 @@ def streams(context, config, extra=(), asked=()):
         inside = np.flatnonzero(place_N < at)
       if not len(inside):
         continue
+      count = max(1, round(rows * share))
       found.append(
         loader.mixture(
           *loader.grouped(some, names, share_N, inside),
-          batch_size=max(1, round(rows * share)),
-          collate=functools.partial(transforms.collate, shape=shape),
+          batch_size=count,
+          collate=functools.partial(
+            transforms.collate,
+            shape=shape,
+            rows=placement.filled(context.mesh, count),
+          ),
           seed=(config.seed * 10 + config.stage) * 1000
           + 100 * kind
           + shape.time,
@@ -133,7 +138,9 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
   workdir = epath.Path(workdir)
   # Mesh, model: adapter and decoder are trained, the encoder is frozen.
   context = context or assembly.load(config, workdir)
-  params = assembly.restore(config.init)
+  mesh = context.mesh
+  placement.check_rows(mesh, config)
+  params = placement.restore(mesh, config.init)
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   encoder = params.pop("encoder")
@@ -150,13 +157,14 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
     ),
     tx=tx,
   )
-  step_fn = assembly.training_step(step_fn)
+  state = placement.initial(mesh, params, tx)
+  step_fn = placement.training_step(mesh, step_fn, state)
   # Loop.
   with assembly.bar(workdir.name) as update:
     state = loop.run(
       step_fn,
-      steps.init_state(params, tx),
-      data,
+      state,
+      lambda step: placement.place(mesh, data(step)),
       steps=config.steps,
       folder=workdir,
       save_every=config.save_every,

@@ -2,8 +2,8 @@
 
     leaf name  --suffix-->  axis letters  --table-->  mesh axes
 
-`WEIGHT` says how weights rest, `DATA` how arrays compute.  Another
-strategy is another table.
+`WEIGHT` says how weights rest, `SAMPLE` how they lie while a policy is sampled
+from, `DATA` how arrays compute.  Another strategy is another table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,8 @@ WEIGHT = {
   "K": "tensor",
   "V": "tensor",
 }
+# How weights lie that are only read: no part of one has to be fetched.
+SAMPLE = {letter: axis for letter, axis in WEIGHT.items() if axis == "tensor"}
 DATA = {
   "B": ("data", "fsdp"),
   "T": "sequence",

@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = {"--xla_force_host_platform_device_count": "8"}
 if importlib.metadata.version("jax").startswith("0.10."):
-  # A third of the tests' time, as in `assembly.training_step`; XLA ends a
+  # A third of the tests' time, as in `placement.training_step`; XLA ends a
   # process that names a flag it does not know.
   _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 for _name, _value in _FLAGS.items():

@@ -15,6 +15,7 @@ from experiments import (
   mgrd,
   own_data,
   pipeline,
+  placement,
   rlvr,
   sft,
 )
@@ -133,7 +134,7 @@ def test_a_run_goes_on_with_the_good_rows(loaded, recipe):
   assert context.split("test") == own[1:]
   folder = min((recipe.workdir / "stages").iterdir())
   with recipe.programs():
-    params = assembly.restore(folder)
+    params = placement.restore(None, folder)
     assembly.encode_clips(context, params["encoder"])
   learned = pipeline.stage_config(
     config, config.cold_start, number=1, init="", last=False

@@ -22,6 +22,7 @@ from experiments import (
   evaluate,
   files,
   mgrd,
+  placement,
   provenance,
   rlvr,
   sft,
@@ -256,7 +257,7 @@ def test_the_dry_run_shows_the_batch_that_training_begins_with(
   assert planned.made
   dry = dry_run.context_of(recipe.config, planned, context.tokenizer)
   stages = dict((n, c) for n, c, _ in dry_run.stages(recipe.config))
-  params = assembly.restore(recipe.workdir / "stages" / FOLDERS[0])
+  params = placement.restore(None, recipe.workdir / "stages" / FOLDERS[0])
   if not context.enc:
     assembly.encode_clips(context, params["encoder"])
   config = stages["cold_start"]
@@ -303,7 +304,7 @@ def test_questions_without_a_partner_to_swap_with_are_not_swapped(
   ]  # fmt: skip
   alone = dataclasses.replace(context, examples=odd)
   config = evaluate_config.get_config("smoke")
-  params = assembly.restore(recipe.workdir / "stages" / FOLDERS[1])
+  params = placement.restore(None, recipe.workdir / "stages" / FOLDERS[1])
   found, items = evaluate.measure(alone, params, config=config, mode="swap")
   assert items == [] and found["acc"] is None and found["n"] == 0
 
@@ -317,7 +318,7 @@ def test_the_trainer_knows_the_temperature_of_the_sampler(
   monkeypatch.setattr(
     rlvr.steps, "PPO", lambda **fields: seen.append(fields) or ppo(**fields)
   )
-  rlvr._programs(context, config)
+  rlvr._programs(context, config, (None, None))
   assert seen[0]["temperature"] == 0.7
 
 

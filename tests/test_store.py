@@ -17,6 +17,7 @@ from experiments import (
   files,
   flags,
   listener,
+  placement,
   provenance,
   rlvr,
 )
@@ -70,7 +71,7 @@ def test_a_stage_and_its_evaluation_are_on_gs(gcs):  # noqa: F811
   files.write_json(stage / "hits.json", dict.fromkeys(asked, 8))
   init = world.finished(run / "init", context)
   rlvr.run(world.stage("audio_rlvr", init), stage, context)
-  params = assembly.restore(stage)
+  params = placement.restore(None, stage)
   for one, other in zip(
     jax.tree.leaves(params),
     jax.tree.leaves(toys.params(config=context.model)),

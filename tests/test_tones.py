@@ -16,7 +16,7 @@ from configs import evaluate as evaluate_config
 from configs import mgrd as mgrd_config
 from configs import rlvr as rlvr_config
 from configs import sft as sft_config
-from experiments import assembly, evaluate, files, mgrd, rlvr, sft
+from experiments import evaluate, files, mgrd, placement, rlvr, sft
 from mgrd_jax.train import checkpoint, metrics
 from tests import tones, toys
 from tests.conftest import compile_options, compiling
@@ -49,7 +49,7 @@ def found(home, context):
   """What evaluation finds of the fine-tuned model."""
   config = evaluate_config.get_config("smoke")
   config.update(rows=24, max_new=16)
-  params = assembly.restore(home / "sft")
+  params = placement.restore(None, home / "sft")
   return evaluate.run(config, home / "evaluation", context, params)
 
 
@@ -114,7 +114,7 @@ def test_ppo_killed_and_resumed_on_gs_is_ppo_itself(
   gcs,  # noqa: F811
 ):
   name, _ = gcs
-  config, params = ppo_config, assembly.restore(home / "sft")
+  config, params = ppo_config, placement.restore(None, home / "sft")
   asked = rlvr.questions(context, config)
   sampler = rlvr.Sampler(context, asked, asked, config)
 
@@ -189,4 +189,4 @@ def test_a_round_killed_while_it_filters_goes_on_to_the_same(
     text = (folder / name).read_bytes()
     assert text == (whole_round / name).read_bytes(), name
   want = checkpoint.restore(whole_round / "params")
-  assert bits(assembly.restore(run)) == bits(want)
+  assert bits(placement.restore(None, run)) == bits(want)

@@ -63,17 +63,18 @@ def _writer() -> ocp.AsyncCheckpointer:
   )
 
 
-def shapes(path, like):
+def shapes(path, like=None):
   """The tree that `save` wrote, as ShapeDtypeStructs; nothing is loaded.
 
   Raises:
     CheckpointError: there is none, or it is torn.
-    MismatchError: it has other names or shapes than `like`.
+    MismatchError: it has other names or shapes than `like`, where given.
   """
   path = _existing(path)
   with ocp.StandardCheckpointer() as checkpointer:
     tree = _stored(checkpointer, path)
-  _check(path, tree, like)
+  if like is not None:
+    _check(path, tree, like)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
