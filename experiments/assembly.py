@@ -16,7 +16,7 @@ from etils import epath
 
 from experiments import files, own_data, placement, provenance
 from experiments.progress import bar
-from mgrd_jax import paths
+from mgrd_jax import paths, processes
 from mgrd_jax.audio import features, measure
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema, sources, synthetic, transforms, workers
@@ -72,7 +72,9 @@ def load(config, workdir) -> Context:
   if config.init:
     same_run("init", config.init, config, ("seed", "model"))
   mesh = placement.mesh_of(config.mesh)
-  examples, stores, skipped = _examples(config.data, config.seed)
+  examples, stores, skipped = processes.in_turn(
+    lambda: _examples(config.data, config.seed)
+  )
   provenance.keep_data(workdir, provenance.of_data(examples, stores))
   refs = sorted({ref for e in examples for ref in e.audio})
   tokenizer = _tokenizer(config, workdir, examples)
@@ -82,7 +84,9 @@ def load(config, workdir) -> Context:
     clips = clips_lib.load(
       stores, refs, jax.jit(features.log_mel), progress=update
     )
-  facts = _facts(config.data, examples, stores, clips)
+  facts = processes.in_turn(
+    lambda: _facts(config.data, examples, stores, clips)
+  )
   context = Context(
     config, mesh, tokenizer, model, examples, clips, {}, facts, skipped
   )
@@ -150,7 +154,8 @@ def _tokenizer(config, workdir, examples) -> tokenizer_lib.HFTokenizer:
   homes = paths.upwards(config.init) if config.init else ()
   made = [h / path.name for h in homes if (h / path.name).exists()]
   tokenizer = tokenizer_lib.load(made[0]) if made else build_tokenizer(examples)
-  tokenizer.save(path)
+  if processes.writes():
+    tokenizer.save(path)
   return tokenizer
 
 
@@ -256,7 +261,7 @@ def _facts(data, examples, stores, clips) -> dict:
   for ref in wanted:
     silent = f"silent/{ref}"
     facts[silent] = measure.facts(np.zeros(clips[ref].samples, np.float32))
-  files.write_json(path, facts)
+  paths.write(path, json.dumps(facts, default=float))
   return files.read_json(path)
 
 

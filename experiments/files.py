@@ -7,17 +7,28 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from mgrd_jax import paths
+from mgrd_jax import paths, processes
+
+
+def write(path, text: str) -> None:
+  """Writes a file whole or not at all; of several processes the first does."""
+  if processes.writes():
+    paths.write(path, text)
 
 
 def write_json(path, value) -> None:
-  """Writes JSON whole or not at all."""
-  paths.write(path, json.dumps(value, indent=1, default=float))
+  """Writes JSON as `write` does."""
+  write(path, json.dumps(value, indent=1, default=float))
 
 
 def write_lines(path, rows) -> None:
-  """Writes jsonl whole or not at all."""
-  paths.write(path, "".join(json.dumps(r, default=str) + "\n" for r in rows))
+  """Writes jsonl as `write` does."""
+  write(path, "".join(json.dumps(r, default=str) + "\n" for r in rows))
+
+
+def exists(path) -> bool:
+  """Whether a file is there, as the first of all processes sees it."""
+  return bool(processes.agreed(epath.Path(path).exists()))
 
 
 REDO = "remove it, and the same command makes it again"

@@ -13,10 +13,15 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import command, files
-from mgrd_jax import paths
+from mgrd_jax import paths, processes
 from mgrd_jax.train import loop, writers
 
 FLAGS = absl_flags.FLAGS
+_TOLD_BY = (
+  "JAX_COORDINATOR_ADDRESS",
+  "JAX_NUM_PROCESSES",
+  "JAX_PROCESS_ID",
+)
 
 
 def compile_once(cache) -> None:
@@ -30,6 +35,30 @@ def compile_once(cache) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def join() -> None:
+  """Makes this process one of several that run the same command.
+
+  A Cloud TPU host knows of the others; elsewhere JAX_COORDINATOR_ADDRESS,
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID tell.
+
+  Raises:
+    ValueError: nothing tells, or the others do not come.
+  """
+  given = [os.environ.get(name) for name in _TOLD_BY]
+  try:
+    if all(given):
+      address, count, index = given
+      jax.distributed.initialize(address, int(count), int(index))
+    else:
+      jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise ValueError(
+      f"--distributed: {reason}; on a machine that is no TPU host set "
+      f"{', '.join(_TOLD_BY)}"
+    ) from error
+
+
 def main(run: Callable, finish: Callable = print) -> None:
   """Parses flags and calls run(config, workdir); bad input is one line."""
   config_flag = config_flags.DEFINE_config_file(
@@ -38,6 +67,9 @@ def main(run: Callable, finish: Callable = print) -> None:
   workdir_flag = absl_flags.DEFINE_string("workdir", None, "output folder")
   dry_flag = absl_flags.DEFINE_bool(
     "dry_run", False, "print config, budget, memory, first batch; then stop"
+  )
+  distributed_flag = absl_flags.DEFINE_bool(
+    "distributed", False, "one of several processes, as on each host of a slice"
   )
   absl_flags.mark_flags_as_required(["config", "workdir"])
 
@@ -49,6 +81,8 @@ def main(run: Callable, finish: Callable = print) -> None:
       raise SystemExit(f"unexpected argument {argv[1]!r}; flags begin with --")
     config, workdir = config_flag.value, epath.Path(workdir_flag.value)
     try:
+      if distributed_flag.value:
+        join()
       if dry_flag.value:
         from experiments import dry_run
 
@@ -56,7 +90,9 @@ def main(run: Callable, finish: Callable = print) -> None:
         return
       save_config(config, workdir)
       compile_once(config.data.cache)
-      finish(run(config, workdir))
+      found = run(config, workdir)
+      if processes.writes():
+        finish(found)
     except SystemExit as stop:
       if stop.code == loop.STOPPED:
         print("stopped, and saved: the same command goes on", file=sys.stderr)
@@ -127,7 +163,7 @@ def save_config(config, workdir) -> None:
         f"{workdir}: holds a run of another config (changed: "
         f"{', '.join(changed)}); {fix}"
       )
-  paths.write(path, text)
+  files.write(path, text)
 
 
 def _differences(old, new, prefix: str = ""):

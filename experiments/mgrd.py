@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from experiments import assembly, files, flags, placement, responses, sft
+from mgrd_jax import processes
 from mgrd_jax.data import schema
 from mgrd_jax.mgrd import filters
 from mgrd_jax.mgrd import round as mgrd_round
@@ -73,7 +74,7 @@ def distil(
       f"config.sampled={path}: no such file; name a round's sampled.jsonl, or "
       "leave it empty to sample anew"
     )
-  if not path.exists():
+  if not files.exists(path):
     key = jax.random.fold_in(jax.random.key(config.seed), config.stage)
     groups = responses.draw(
       context,
@@ -90,6 +91,7 @@ def distil(
       for e, group in zip(asked, groups, strict=True)
     ]
     files.write_lines(path, rows)
+    processes.wait()
   rows = files.read_lines(path)
   if [r["id"] for r in rows] != [e.id for e in asked]:
     raise ValueError(f"{path}: holds the samples of other questions")
@@ -108,7 +110,8 @@ def filtered(found, *, config, workdir, grounding: bool):
   outcome = mgrd_round.distil(
     found, swapped, per_question=config.per_question, grounding=grounding
   )
-  schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
+  if processes.writes():
+    schema.write_manifest(workdir / "kept.jsonl", outcome.kept)
   files.write_lines(workdir / "rejects.jsonl", outcome.rejects)
   files.write_json(workdir / "funnel.json", outcome.funnel)
   return outcome
@@ -185,7 +188,7 @@ def run(config, workdir, context=None) -> dict:
   asked = questions(context, config)
   tell_left_out(workdir.name, context, asked)
   # Distil and filter, unless an interrupted run has done so.
-  if (workdir / "funnel.json").exists():
+  if files.exists(workdir / "funnel.json"):
     kept, funnel = _read_back(workdir)
   else:
     found = distil(context, params, asked, config=config, workdir=workdir)

@@ -29,6 +29,7 @@ from experiments import (
   sft,
 )
 from experiments.clock import Clock
+from mgrd_jax import processes
 from mgrd_jax.eval import measures, report
 from mgrd_jax.train import checkpoint, metrics
 
@@ -68,7 +69,7 @@ def stage_config(config, block, *, number: int, init: str, last: bool):
 
 def _done(folder) -> dict | None:
   path = folder / "result.json"
-  return files.read_json(path) if path.exists() else None
+  return files.read_json(path) if files.exists(path) else None
 
 
 def _stage(context, config, name, script, block, *, number, folder, init, last):
@@ -127,7 +128,7 @@ def _controls(context, config, folders, workdir) -> dict[str, dict]:
     config, config.evaluate, number=2, init=str(before), last=False
   )
   path = workdir / "controls" / "elicited.json"
-  if not path.exists():
+  if not files.exists(path):
     with Clock(path.with_name("elicited_clock.json")) as took:
       params = placement.restore(context.mesh, before)
       elicited, _ = evaluate.measure(
@@ -135,6 +136,7 @@ def _controls(context, config, folders, workdir) -> dict[str, dict]:
       )
     found = {"think": elicited, "wall_s": took()} | took.cost()
     files.write_json(path, found)
+    processes.wait()
   elicited = files.read_json(path)
   block = ConfigDict(config.mgrd.to_dict())
   block.grounding = False
@@ -324,6 +326,8 @@ def run(config, workdir) -> dict:
   controls = _controls(context, config, folders, base or workdir)
   # Report.
   summary = summarise(config, results, controls, loading, context)
+  if not processes.writes():
+    return summary
   measures.save(summary, workdir / "report.json")
   curves = {n: metrics.read(f / "metrics.jsonl") for n, f in folders.items()}
   page = report.render(summary, _samples(workdir, folders), curves, workdir)

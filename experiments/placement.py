@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
-from mgrd_jax import sharding
+from mgrd_jax import processes, sharding
 from mgrd_jax.train import checkpoint, fit, steps
 
 COLUMNS = 8  # of a batch there is a multiple of these
@@ -28,7 +29,7 @@ def mesh_of(sizes: Mapping[str, int]):
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
-  if math.prod(sizes.values()) == 1:
+  if math.prod(sizes.values()) == 1 and processes.count() == 1:
     return None
   try:
     mesh = sharding.make_mesh(**sizes)
@@ -83,16 +84,59 @@ def filled(mesh, count: int) -> int:
   return -(-count // parts(mesh)) * parts(mesh)
 
 
-def place(mesh, tree, table: Mapping = sharding.DATA):
-  """Arrays of this host, or of other devices, on those of the mesh."""
+def share(mesh, rows: int) -> tuple[int, int]:
+  """(index, count): the part of a batch's rows that this process is to read.
+
+  One of `count` equal parts, one behind the other; all, where rows are not
+  split between processes.
+  """
+  if processes.count() == 1 or rows % parts(mesh):
+    return 0, 1
+  start, stop = sharding.own_rows(mesh, rows)
+  return start // (stop - start), rows // (stop - start)
+
+
+def place(
+  mesh, tree, table: Mapping = sharding.DATA, part: tuple[int, int] = (0, 1)
+):
+  """Arrays of this host, or of other devices, on those of the mesh.
+
+  Args:
+    part: of `share`: the rows that `tree` holds; all by default, the same in
+      every process.
+  """
   if mesh is None:
     return tree
-  return jax.device_put(tree, sharding.shardings(mesh, tree, table))
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (len(x) * part[1], *x.shape[1:]) if part[1] > 1 else x.shape, x.dtype
+    ),
+    tree,
+  )
+  rest = sharding.shardings(mesh, shapes, table)
+  if processes.count() == 1:
+    return jax.device_put(tree, rest)
+  return jax.tree.map(_spread, tree, shapes, rest)
+
+
+def _spread(x, like, rest):
+  """An array over all processes, of what each has of it."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return jax.device_put(x, rest)
+  return jax.make_array_from_process_local_data(rest, np.asarray(x), like.shape)
 
 
 def fetch(tree):
-  """Arrays of the devices as arrays of this host."""
-  return jax.tree.map(np.asarray, tree)
+  """Arrays of the devices as arrays of this host, and of every other."""
+  return jax.tree.map(_fetched, tree)
+
+
+def _fetched(x) -> np.ndarray:
+  if not isinstance(x, jax.Array) or x.is_fully_replicated:
+    return np.asarray(x)
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
 
 
 def program(mesh, fn: Callable, **options) -> Callable:

@@ -81,7 +81,7 @@ def selected(context, params, examples, *, config, workdir) -> list:
   Writes hits.json; an interrupted run reads it back.
   """
   path = workdir / "hits.json"
-  if path.exists():
+  if files.exists(path):
     hits = files.read_json(path)
     if hits.keys() != {e.id for e in examples}:
       raise ValueError(f"{path}: hits of other questions; {files.REDO}")

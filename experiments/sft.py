@@ -53,7 +53,7 @@ def streams(context, config, extra=(), asked=()):
     (lambda i: len(i.enc) > 1, config.pair_rows, 1),
     (lambda i: not i.enc, config.text_rows, 2),
   )
-  found = []
+  mesh, found = context.mesh, []
   for kind, (holds, rows, count) in enumerate(kinds):
     own = [
       (i, e.source) for i, e in zip(items, examples, strict=True) if holds(i)
@@ -81,21 +81,29 @@ def streams(context, config, extra=(), asked=()):
       if not len(inside):
         continue
       count = max(1, round(rows * share))
-      found.append(
-        loader.mixture(
-          *loader.grouped(some, names, share_N, inside),
-          batch_size=count,
-          collate=functools.partial(
-            transforms.collate,
-            shape=shape,
-            rows=placement.filled(context.mesh, count),
-          ),
-          seed=(config.seed * 10 + config.stage) * 1000
-          + 100 * kind
-          + shape.time,
-        )
+      # What other processes train on is not read here.
+      part = placement.share(mesh, count)
+      stream = loader.mixture(
+        *loader.grouped(some, names, share_N, inside),
+        batch_size=count,
+        collate=functools.partial(
+          transforms.collate,
+          shape=shape,
+          rows=placement.filled(mesh, count) // part[1],
+        ),
+        seed=(config.seed * 10 + config.stage) * 1000
+        + 100 * kind
+        + shape.time,
+        part=part,
       )
-  return lambda step: tuple(stream[step] for stream in found), window
+      found.append((stream, part))
+
+  def batches(step: int) -> tuple:
+    return tuple(
+      placement.place(mesh, stream[step], part=part) for stream, part in found
+    )
+
+  return batches, window
 
 
 def _answered(prompt: transforms.Item, count: int) -> transforms.Item:
@@ -164,7 +172,7 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
     state = loop.run(
       step_fn,
       state,
-      lambda step: placement.place(mesh, data(step)),
+      data,
       steps=config.steps,
       folder=workdir,
       save_every=config.save_every,

@@ -134,6 +134,26 @@ def uncovered(tree, table: Mapping = WEIGHT) -> list[str]:
   ]
 
 
+def own_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
+  """(first, behind the last) of the rows that this process holds of a batch.
+
+  Raises:
+    ValueError: they are not one behind the other.
+  """
+  rest = NamedSharding(mesh, spec(mesh, "B", (rows,), DATA))
+  spans = {
+    (span.start or 0, rows if span.stop is None else span.stop)
+    for (span,) in rest.addressable_devices_indices_map((rows,)).values()
+  }
+  start, stop = min(spans)[0], max(spans)[1]
+  if sum(b - a for a, b in spans) != stop - start:
+    raise ValueError(
+      "the rows that a process holds are not one behind the other; let data "
+      "and fsdp be the mesh's only sizes across hosts"
+    )
+  return start, stop
+
+
 def of_layer(stack: jax.sharding.Sharding) -> jax.sharding.Sharding:
   """How a layer lies whose stack lies so: the same without the first axis."""
   if not isinstance(stack, NamedSharding):

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ALPHABET = set("BGTSLDFNKHVWRMAE")
 
 ROW = {
-  "types": 0, "paths": 0,
+  "types": 0, "paths": 0, "processes": 0,
   "sharding": 1, "audio": 1, "text": 1, "losses": 1, "rewards": 1,
   "kernels": 2, "data": 2, "rollout": 2, "grounding": 2,
   "models": 3, "train": 3, "mgrd": 3,

@@ -22,7 +22,8 @@ def mixture(
   collate: Callable[[Sequence], object],
   seed: int,
   augment: Callable[[object, np.random.Generator], object] | None = None,
-) -> grain.MapDataset:
+  part: tuple[int, int] = (0, 1),
+) -> "grain.MapDataset | _Every":
   """An endless stream of batches; `stream[step]` is the batch of a step.
 
   Args:
@@ -32,9 +33,12 @@ def mixture(
     collate: elements -> batch.
     seed: of the shuffles and the augmentation.
     augment: (element, rng) -> element, its rng drawn from seed and position.
+    part: (index, count): of each batch the rows of this one of `count` equal
+      parts, one behind the other; no others are read.
 
   Raises:
-    ValueError: nothing is left to draw from.
+    ValueError: nothing is left to draw from, or rows that are not so many
+      parts.
   """
   names = [n for n in sorted(parts) if len(parts[n]) and weights.get(n, 0) > 0]
   if not names:
@@ -50,7 +54,11 @@ def mixture(
     mixed = grain.MapDataset.mix(sources, [weights[n] for n in names])
   if augment is not None:
     mixed = mixed.seed(seed).random_map(augment)
-  return mixed.batch(batch_size, batch_fn=collate)
+  index, count = part
+  if batch_size % count:
+    raise ValueError(f"{batch_size} rows are not {count} equal parts")
+  batches = mixed.batch(batch_size // count, batch_fn=collate)
+  return batches if count == 1 else _Every(batches, index, count)
 
 
 def element_weights(
@@ -127,6 +135,16 @@ def grouped(
     parts.setdefault(name, []).append(elements[i])
     weights[name] = weights.get(name, 0.0) + float(share_N[i])
   return parts, weights
+
+
+class _Every:
+  """Every `count`-th of an endless stream, whose length is no number."""
+
+  def __init__(self, stream, index: int, count: int):
+    self._stream, self._index, self._count = stream, index, count
+
+  def __getitem__(self, step: int):
+    return self._stream[self._index + step * self._count]
 
 
 class _Elements:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mgrd_jax import paths
+from mgrd_jax import paths, processes
 
 _LOG = logging.getLogger(__name__)
 _STEP = re.compile(r"step_(\d{8})")
@@ -44,12 +44,15 @@ def save(path, tree) -> None:
   path = paths.absolute(path)
   new = path if paths.is_remote(path) else path.with_name(f"{path.name}.new")
   _remove(new)
+  processes.wait()
   with _writing(path), _writer() as checkpointer:
     checkpointer.save(new, args=ocp.args.PyTreeSave(tree))
     checkpointer.wait_until_finished()
   if new != path:
     _remove(path)
-    new.rename(path)
+    if processes.writes():
+      new.rename(path)
+  processes.wait()
 
 
 def _writer() -> ocp.AsyncCheckpointer:
@@ -147,7 +150,12 @@ def _reason(error: Exception) -> str:
 
 
 def _remove(path: epath.Path) -> None:
-  """Removes a checkpoint, which at no moment passes for a whole one."""
+  """Removes a checkpoint, which at no moment passes for a whole one.
+
+  Of several processes the first does.
+  """
+  if not processes.writes():
+    return
   if paths.is_remote(path):
     (path / _WHOLE).unlink(missing_ok=True)
     path.rmtree(missing_ok=True)
@@ -215,7 +223,7 @@ class Steps:
     for at, path in _by_step(self._folder).items():
       if at >= step:
         _remove(path)
-    if score is not None:
+    if score is not None and processes.writes():
       paths.write(self._scores, json.dumps(self._known() | {str(step): score}))
     self._path = self._folder / f"step_{step:08d}"
     with _writing(self._path):

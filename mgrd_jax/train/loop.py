@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from mgrd_jax import processes
 from mgrd_jax.train import checkpoint, metrics
 
 STOPPED = 128 + signal.SIGTERM  # the exit status of who was told to stop
@@ -92,10 +93,11 @@ def run(
         score = measured.get(best, score)
         progress(done, steps, measured)
       saved.check()
-      if (done % save_every == 0 and not last) or told():
+      stop = processes.any_of(told())
+      if (done % save_every == 0 and not last) or stop:
         # Lines first: whoever goes on from here has no others.
         writer.flush()
         saved.save(done, state, score)
-        if told():
+        if stop:
           raise SystemExit(STOPPED)
   return state

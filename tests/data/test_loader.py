@@ -136,3 +136,19 @@ def test_buckets_together_draw_every_element_by_its_share():
     for e in parts[name]
   }
   assert drawn == pytest.approx(dict(zip(elements, share_N, strict=True)))
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+  parts = {"a": list(range(10)), "b": list(range(100, 110))}
+
+  def stream(**settings):
+    return loader.mixture(
+      parts, {"a": 2.0, "b": 1.0}, batch_size=6, collate=list, seed=3, **settings
+    )
+
+  whole = stream()
+  for step in (0, 1, 7):
+    found = [stream(part=(index, 3))[step] for index in range(3)]
+    assert sum(found, []) == whole[step] and len(found[0]) == 2
+  with pytest.raises(ValueError, match="6 rows are not 4 equal parts"):
+    stream(part=(0, 4))
