@@ -53,7 +53,7 @@ def streams(context, config, extra=(), asked=()):
     (lambda i: len(i.enc) > 1, config.pair_rows, 1),
     (lambda i: not i.enc, config.text_rows, 2),
   )
-  mesh, found = context.mesh, []
+  found = []
   for kind, (holds, rows, count) in enumerate(kinds):
     own = [
       (i, e.source) for i, e in zip(items, examples, strict=True) if holds(i)
@@ -80,30 +80,29 @@ def streams(context, config, extra=(), asked=()):
         inside = np.flatnonzero(place_N < at)
       if not len(inside):
         continue
+      seed = (config.seed * 10 + config.stage) * 1000 + 100 * kind + shape.time
+      drawn = loader.grouped(some, names, share_N, inside)
       count = max(1, round(rows * share))
-      # What other processes train on is not read here.
-      part = placement.share(mesh, count)
-      stream = loader.mixture(
-        *loader.grouped(some, names, share_N, inside),
-        batch_size=count,
-        collate=functools.partial(
-          transforms.collate,
-          shape=shape,
-          rows=placement.filled(mesh, count) // part[1],
-        ),
-        seed=(config.seed * 10 + config.stage) * 1000
-        + 100 * kind
-        + shape.time,
-        part=part,
-      )
-      found.append((stream, part))
+      found.append(_stream(context.mesh, *drawn, shape, rows=count, seed=seed))
+  return lambda step: tuple(batch(step) for batch in found), window
 
-  def batches(step: int) -> tuple:
-    return tuple(
-      placement.place(mesh, stream[step], part=part) for stream, part in found
-    )
 
-  return batches, window
+def _stream(mesh, parts, weights, shape, *, rows: int, seed: int):
+  """step -> batch, on the mesh; of several processes each reads its rows."""
+  part = placement.share(mesh, rows)
+  stream = loader.mixture(
+    parts,
+    weights,
+    batch_size=rows,
+    collate=functools.partial(
+      transforms.collate,
+      shape=shape,
+      rows=placement.filled(mesh, rows) // part[1],
+    ),
+    seed=seed,
+    part=part,
+  )
+  return lambda step: placement.place(mesh, stream[step], part=part)
 
 
 def _answered(prompt: transforms.Item, count: int) -> transforms.Item:
