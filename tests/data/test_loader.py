@@ -142,8 +142,9 @@ def test_the_parts_of_a_batch_are_the_batch():
   parts = {"a": list(range(10)), "b": list(range(100, 110))}
 
   def stream(**settings):
+    weights = {"a": 2.0, "b": 1.0}
     return loader.mixture(
-      parts, {"a": 2.0, "b": 1.0}, batch_size=6, collate=list, seed=3, **settings
+      parts, weights, batch_size=6, collate=list, seed=3, **settings
     )
 
   whole = stream()
