@@ -24,6 +24,9 @@ def get_config(arg: str = "tiny") -> ConfigDict:
   config.audio_rows = 8 if smoke else 24
   config.pair_rows = 4
   config.text_rows = 8 if smoke else 12
+  # Several examples to a row, in rows of one length: as many of these a step in
+  # place of those above, `clips` at most in each, and a head read in `chunks`.
+  config.pack = ConfigDict(dict(rows=0, time=1024, clips=8, chunks=1))
   config.weights = ConfigDict(
     dict(
       # Audio: perception first, label questions on part of the clips.

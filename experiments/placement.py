@@ -64,6 +64,8 @@ def check_rows(mesh, config) -> None:
   """
   names = ("audio_rows", "pair_rows", "text_rows", "rows")
   rows = {name: config[name] for name in names if name in config}
+  if "pack" in config and config.pack.rows:
+    rows = {"pack.rows": config.pack.rows}
   if "prompts" in config:
     rows["prompts, audio and text"] = sum(config.prompts.values())
   for name, count in rows.items():

@@ -10,13 +10,16 @@ COMMAND: python -m experiments.sft --config=configs/sft.py:tiny \\
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from experiments import assembly, flags, placement, responses
-from mgrd_jax.data import loader, transforms
+from mgrd_jax.data import loader, packing, transforms
+from mgrd_jax.losses import logprobs
 from mgrd_jax.models import audio_lm
-from mgrd_jax.train import checkpoint, loop, optim, scores, steps
+from mgrd_jax.train import checkpoint, fit, loop, optim, scores, steps
 
 WINDOW = 8  # windows are multiples of this, as columns are
 
@@ -32,9 +35,7 @@ def streams(context, config, extra=(), asked=()):
   program.  The window holds the longest response.
   """
   weights = config.weights.to_dict()
-  examples = [*context.split("train"), *extra]
-  examples = [e for e in examples if weights.get(e.source, 0) > 0]
-  items = [assembly.supervised_item(context, e) for e in examples]
+  examples, items = _supervised(context, weights, extra)
   longest = max(int(i.row.loss.sum()) for i in items)
   prompts = [assembly.prompt_item(context, e) for e in asked]
   usual = 0
@@ -85,6 +86,67 @@ def streams(context, config, extra=(), asked=()):
       count = max(1, round(rows * share))
       found.append(_stream(context.mesh, *drawn, shape, rows=count, seed=seed))
   return lambda step: tuple(batch(step) for batch in found), window
+
+
+def _supervised(context, weights, extra) -> tuple[list, list]:
+  """What is trained on: Examples, and each as an Item."""
+  examples = [*context.split("train"), *extra]
+  examples = [e for e in examples if weights.get(e.source, 0) > 0]
+  return examples, [assembly.supervised_item(context, e) for e in examples]
+
+
+def packed(context, config, extra=()):
+  """step -> a tuple of one batch, whose rows hold several examples.
+
+  An example is drawn as often as its source's weight says.
+
+  Raises:
+    ValueError: an example is longer than a row.
+  """
+  weights = config.weights.to_dict()
+  examples, items = _supervised(context, weights, extra)
+  parts: dict[str, list] = {}
+  for example, item in zip(examples, items, strict=True):
+    parts.setdefault(example.source, []).append(item)
+  draws = loader.mixture(
+    parts,
+    weights,
+    batch_size=1,
+    collate=lambda drawn: drawn[0],
+    seed=(config.seed * 10 + config.stage) * 1000,
+  )
+  fits = transforms.shape_of(items, width=context.model.encoder.width)
+  shape = dataclasses.replace(
+    fits, time=config.pack.time, clips=config.pack.clips if fits.clips else 0
+  )
+  rows = packing.Packed(draws, rows=config.pack.rows, shape=shape)
+  return lambda step: (placement.place(context.mesh, rows[step]),)
+
+
+def _scores(model, config, window: int):
+  """Log-probabilities of whole packed rows, or of a window of a row's."""
+  if not config.pack.rows:
+    apply = functools.partial(audio_lm.apply, config=model)
+    return functools.partial(scores.of_window, apply=apply, window=window)
+  return functools.partial(
+    scores.of_rows,
+    states=functools.partial(audio_lm.states, config=model),
+    score=functools.partial(
+      logprobs.head_logprobs,
+      chunks=config.pack.chunks,
+      tied=model.decoder.tied,
+    ),
+    dtype=jnp.float32,
+  )
+
+
+def _rate(model, measured: dict, seconds: float) -> dict:
+  """MFU of useful tokens, on a chip whose speed is known."""
+  device, count = jax.devices()[0], jax.device_count()
+  found = fit.utilisation(
+    model.decoder, measured["train/held"], seconds, device.device_kind, count
+  )
+  return {} if found is None else {"train/mfu": found}
 
 
 def _stream(mesh, parts, weights, shape, *, rows: int, seed: int):
@@ -152,16 +214,16 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
     assembly.encode_clips(context, params["encoder"])
   encoder = params.pop("encoder")
   # Data.
-  data, window = streams(context, config, extra, asked)
+  window = 0
+  if config.pack.rows:
+    data = packed(context, config, extra)
+  else:
+    data, window = streams(context, config, extra, asked)
   # Step.
   tx = optim.named(**config.optim, steps=config.steps)
   step_fn = functools.partial(
     steps.sft_step,
-    scores=functools.partial(
-      scores.of_window,
-      apply=functools.partial(audio_lm.apply, config=context.model),
-      window=window,
-    ),
+    scores=_scores(context.model, config, window),
     tx=tx,
   )
   state = placement.initial(mesh, params, tx)
@@ -177,8 +239,11 @@ def run(config, workdir, context=None, extra=(), asked=()) -> dict:
       save_every=config.save_every,
       log_every=10,
       log=flags.log(config),
+      rate=functools.partial(_rate, context.model),
       progress=lambda done, total, m: update(
-        done, total, f"loss {m['train/loss']:.3f}"
+        done,
+        total,
+        f"loss {m['train/loss']:.3f}, rows {m['train/fill']:.0%} full",
       ),
     )
   checkpoint.save(workdir / "params", {**state.params, "encoder": encoder})

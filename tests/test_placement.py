@@ -165,3 +165,27 @@ def test_ppo_on_a_mesh_is_that_on_one_device(home, alone):
   for this, other in zip(one, spread, strict=True):
     assert other == {k: pytest.approx(v, abs=1e-5) for k, v in this.items()}
   assert difference(*folders) < 1e-5 < difference(folders[0], alone)
+
+
+def test_packed_rows_are_fuller_and_train_the_same_on_a_mesh(home, config):
+  config = config.copy_and_resolve_references()
+  config.update(steps=2, save_every=9)
+  sft.run(config, home / "padded", context())
+  config.pack.update(rows=8, time=128, clips=4)
+  for name, sizes in (("packed", ONE), ("packed_wide", FLAT)):
+    sft.run(config, home / name, context(sizes))
+  padded, one, wide = (
+    rows(home / name)[-1] for name in ("padded", "packed", "packed_wide")
+  )
+  assert one["train/fill"] > 0.7
+  # More is learned from in a step, of rows that are as full or fuller.
+  assert one["train/held"] > padded["train/held"]
+  assert wide == {k: pytest.approx(v, abs=1e-5) for k, v in one.items()}
+  assert difference(home / "packed", home / "packed_wide") < 1e-5
+
+
+def test_an_example_that_fits_no_packed_row_is_refused(home, config):
+  config = config.copy_and_resolve_references()
+  config.pack.update(rows=8, time=16, clips=4)
+  with pytest.raises(ValueError, match="raise config.pack"):
+    sft.run(config, home / "short", context())

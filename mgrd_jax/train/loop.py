@@ -9,6 +9,7 @@ saves and leaves; the same command goes on from there.
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from etils import epath
@@ -48,6 +49,7 @@ def run(
   keep: int = 1,
   best: str = "",
   log: Callable[..., metrics.Writer] = metrics.jsonl,
+  rate: Callable[[dict, float], dict] = lambda m, seconds: {},
   progress: Callable[[int, int, dict], None] = lambda done, total, m: None,
 ):
   """Runs `step_fn` from the newest checkpoint in `folder` to `steps`.
@@ -63,6 +65,8 @@ def run(
     log_every: steps between lines of metrics.
     keep: how many of the newest checkpoints stay.
     best: the metric whose lowest value keeps its checkpoint as well.
+    rate: (metrics, seconds a step) -> more metrics, but of the steps before
+      the first line, which a compilation is among.
     log: (folder, first step) -> where metrics go; `writers.chosen` gives more
       than metrics.jsonl.
 
@@ -78,7 +82,7 @@ def run(
   start, restored = checkpoint.restore_latest(folder, state)
   state = state if restored is None else restored
   saved = checkpoint.Steps(folder, keep=keep)
-  score = None
+  score = since = None
   with (
     contextlib.closing(log(folder, start)) as writer,
     contextlib.closing(saved),
@@ -89,6 +93,10 @@ def run(
       done, last = step + 1, step + 1 == steps
       if step % log_every == 0 or last:
         measured = metrics.to_floats(measured)
+        now = done, time.monotonic()
+        if since:
+          measured |= rate(measured, (now[1] - since[1]) / (now[0] - since[0]))
+        since = now
         writer.write(step, measured)
         score = measured.get(best, score)
         progress(done, steps, measured)

@@ -64,9 +64,17 @@ def sft_step(
   metrics = {
     "train/loss": loss,
     "train/tokens": count,
+    **_filled(batches),
     "train/grad_norm": optax.tree.norm(grads),
   }
   return _update(state, grads, tx), metrics
+
+
+def _filled(batches: tuple[Batch, ...]) -> dict:
+  """Columns that hold a token, and their share of those that are computed."""
+  held = sum(batch.valid_BT.sum() for batch in batches)
+  columns = sum(batch.valid_BT.size for batch in batches)
+  return {"train/held": held, "train/fill": held / columns}
 
 
 def response_logprobs(params, pairs: Batch, *, scores: Callable, examples: int):

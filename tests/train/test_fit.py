@@ -139,3 +139,14 @@ def test_a_mesh_that_does_not_divide_the_model_is_told_axis_by_axis():
     "data x fsdp=12 does not divide rows 64",
     "sequence=3 does not divide tokens of a row 10240",
   ]
+
+
+def test_utilisation_counts_useful_tokens_of_known_chips():
+  flops = 3 * fit.decoder_flops(R1.decoder, 512.0, 0.0)
+  given = R1.decoder, 512.0, flops / (4 * fit.CHIPS["v6e"].flops)
+  assert fit.utilisation(*given, "TPU v6 lite", 4) == pytest.approx(1.0)
+  ratio = fit.CHIPS["v6e"].flops / fit.CHIPS["v5p"].flops
+  assert fit.utilisation(*given, "TPU v5", 4) == pytest.approx(ratio)
+  ratio = fit.CHIPS["v6e"].flops / fit.CHIPS["v5e"].flops
+  assert fit.utilisation(*given, "TPU v5 lite", 4) == pytest.approx(ratio)
+  assert fit.utilisation(*given, "cpu", 4) is None

@@ -211,3 +211,30 @@ def test_a_torn_line_of_metrics_is_dropped_and_written_again(tmp_path):
   run(tmp_path / "cut")
   run(tmp_path / "whole")
   assert path.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_rate_is_of_the_steps_since_the_line_before(tmp_path):
+  asked = []
+
+  def rate(measured, seconds):
+    asked.append(seconds)
+    return {"rate": measured["loss"]}
+
+  def slow(state, batch):
+    time.sleep(0.05)
+    return state, {"loss": jnp.float32(batch)}
+
+  loop.run(
+    slow,
+    {"x": jnp.zeros(1)},
+    lambda step: step,
+    steps=7,
+    folder=tmp_path,
+    save_every=9,
+    log_every=3,
+    rate=rate,
+  )
+  lines = metrics.read(tmp_path / "metrics.jsonl")
+  # The first line's steps hold the compilation.
+  assert [line.get("rate") for line in lines] == [None, 3.0, 6.0]
+  assert all(0.04 < seconds < 0.5 for seconds in asked)
