@@ -8,15 +8,15 @@
 #     [--keep] [--dry_run] -- MODULE [ARGUMENTS]
 #
 #   experiments/full.sh ... --tpu=v6e-256 --workdir=gs://mine/sft -- \
-#     experiments.sft --config=configs/sft.py:tiny
+#     experiments.sft --config=configs/sft.py:tiny --config.mesh.fsdp=0
 #
-# Every host runs `python -m MODULE ARGUMENTS --workdir=gs://BUCKET/RUN` of the
-# commit that is checked out here.  Checkpoints and metrics go to the workdir,
-# what each host prints to gs://BUCKET/RUN/logs, once a minute.  The command is
-# what resumes: it is started again on a new slice after a preemption, and up to
-# --retries times on a slice that is healthy.  Interrupted, this script leaves
-# the slice alone, and the same call takes it up again.  --dry_run prints each
-# gcloud command, of a run that is preempted once.
+# Every host runs `python -m MODULE ARGUMENTS --workdir=gs://BUCKET/RUN
+# --distributed` of the commit that is checked out here.  Checkpoints and metrics
+# go to the workdir, what each host prints to gs://BUCKET/RUN/logs, once a
+# minute.  The command is what resumes: it is started again on a new slice after
+# a preemption, and up to --retries times on a slice that is healthy.
+# Interrupted, this script leaves the slice alone, and the same call takes it up
+# again.  --dry_run prints each gcloud command, of a run that is preempted once.
 #
 # Needs gcloud, logged in; the slice's service account must read and write the
 # bucket.  The flags set here are explained in experiments/README.md.
@@ -115,7 +115,8 @@ on_all_hosts() {
     "--command=$remote"
 }
 
-command=$(printf '%q ' .venv/bin/python -m "$@" "--workdir=$workdir")
+command=$(printf '%q ' .venv/bin/python -m "$@" "--workdir=$workdir" \
+  --distributed)
 started=$(date -u +%Y%m%dT%H%M%S)
 remote="set -eu
 dir=\$HOME/mgrd_jax-$commit

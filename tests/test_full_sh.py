@@ -230,6 +230,7 @@ def test_what_a_host_runs_gets_its_arguments_flags_and_log(
     "[-m]",
     *(f"[{word}]" for word in STAGE),
     "[--workdir=gs://mine/sft]",
+    "[--distributed]",
     "--xla_a=1 --xla_b=2",
   ]
   assert not (python.parents[2] / "run.pid").exists()
