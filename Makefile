@@ -21,7 +21,7 @@ define install
 endef
 
 .PHONY: help venv test parity parity-data fit bench tfio tfio-test tiny \
-  ask-test lint clean
+  ask-test soak lint clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -106,6 +106,9 @@ tiny: .venv/.tiny  ## the whole recipe on this machine, into out/tiny
 ask-test: venv  ## whether the run of make tiny hears: fresh speech, and no clip
 	JAX_PLATFORMS=cpu MGRD_WORKDIR=$(WORKDIR) $(PY) -m pytest \
 	  tests/test_ask_trained.py -m slow -q -s
+
+soak: venv  ## the recipe, killed in every phase of every stage: ten minutes
+	JAX_PLATFORMS=cpu $(PY) -m pytest tests/test_soak.py -m slow -q -s
 
 lint: venv  ## ruff
 	$(PY) -m ruff check .

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import sys
 import traceback
 
 from etils import epath
@@ -61,6 +62,14 @@ def hush() -> None:
   """An error is told once, by who ends the process for it."""
   for name in _LOUD:
     logging.getLogger(name).setLevel(logging.CRITICAL)
+  sys.unraisablehook = _unraisable
+
+
+def _unraisable(what) -> None:
+  # Of many arrays that cannot be written, the first one's error is raised; the
+  # others find that nobody waits for them.
+  if str(what.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(what)
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ object to be written says that all are there.
 import contextlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 
@@ -145,8 +146,8 @@ def _writing(path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
   """Why, in one line; tensorstore tells it last, behind all its paths."""
   said = str(error).strip().splitlines() or [repr(error)]
-  found = re.search(r"([^:]+) \[os_error_code=", said[0])
-  return found[1].strip() if found else said[0]
+  code = re.search(r"os_error_code='(\d+)'", said[0])
+  return os.strerror(int(code[1])) if code else said[0]
 
 
 def _remove(path: epath.Path) -> None:
