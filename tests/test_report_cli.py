@@ -137,24 +137,23 @@ def test_the_projects_own_readme_has_the_markers_and_is_short():
   assert text.count("\n") < 250
 
 
-def test_files_that_the_readme_names_exist():
+def test_the_readmes_tree_names_every_module_and_no_other():
   root = pathlib.Path(__file__).parent.parent
   text = (root / "README.md").read_text(encoding="utf-8")
-  tree = re.search(r"<!-- tree -->\n```\n(.*?)```", text, re.DOTALL)[1]
-  folder, named = root, 0
-  for line in tree.splitlines():
-    if not line.strip():
+  tree = re.search(r"<!-- tree -->\n```\nmgrd_jax/\n(.*?)```", text, re.DOTALL)
+  folder, named = root / "mgrd_jax", set()
+  for line in tree[1].splitlines():
+    # A package, two or more spaces, its modules, and what they are of.
+    cells = re.split(r"\s{2,}", line.strip())
+    if line.startswith("  ") and cells[0].endswith("/"):
+      folder = root / "mgrd_jax" / cells.pop(0)
+    elif not line.startswith("  "):
+      assert (root / cells[0]).is_dir(), cells[0]
       continue
-    names = re.split(r"\s{2,}", line.strip())[0].split()
-    if not line.startswith(" "):
-      folder = root
-      if names[0].endswith("/"):
-        folder = root / names[0]
-    for name in names:
-      target = folder if folder.name + "/" == name else folder / name
-      assert target.exists(), f"README's tree names {name}"
-      named += 1
-  assert named > 40
+    for name in cells[0].split():
+      named.add(folder / (name if name.endswith(".py") else f"{name}.py"))
+  there = (root / "mgrd_jax").rglob("*.py")
+  assert named == {path for path in there if path.name != "__init__.py"}
 
 
 def test_modules_that_the_readme_runs_exist():
