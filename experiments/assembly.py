@@ -273,9 +273,9 @@ def encode_clips(context: Context, encoder_params) -> None:
   )
 
   def states(mel_BRM, len_B):
-    given = {"mel_BRM": mel_BRM, "len_B": len_B}
-    given = placement.place(mesh, given)
-    return placement.fetch(encode(encoder_params, *given.values()))
+    mels = placement.place(mesh, {"mel_BRM": mel_BRM, "len_B": len_B})
+    found = encode(encoder_params, mels["mel_BRM"], mels["len_B"])
+    return placement.fetch(found)
 
   tested = {r for e in context.split("test") for r in e.audio}
   quiet = np.float16((np.log10(1e-10) + 4) / 4)

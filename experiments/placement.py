@@ -29,6 +29,9 @@ def mesh_of(sizes: Mapping[str, int]):
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
+  for name, size in sizes.items():
+    if size < (name != "fsdp"):
+      raise ValueError(f"config.mesh.{name}={size}: at least one is needed")
   if math.prod(sizes.values()) == 1 and processes.count() == 1:
     return None
   try:

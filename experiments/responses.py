@@ -74,9 +74,9 @@ def generator(
   spoken = placement.place(mesh, spoken, sharding.SAMPLE)
 
   def generate(batch, request_B):
-    given = {"batch": batch, "request_B": request_B}
-    given = placement.place(mesh, given)
-    return placement.fetch(program(spoken, *given.values(), key))
+    batch = placement.place(mesh, batch)
+    request_B = placement.place(mesh, {"request_B": request_B})["request_B"]
+    return placement.fetch(program(spoken, batch, request_B, key))
 
   return generate
 

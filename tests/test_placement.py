@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import encoder as encoder_config
 from configs import rlvr as rlvr_config
 from configs import sft as sft_config
-from experiments import assembly, placement, rlvr, sft
+from experiments import assembly, encoder, placement, rlvr, sft
 from mgrd_jax.audio import features
 from mgrd_jax.data import clips as clips_lib
 from mgrd_jax.data import schema
@@ -60,19 +61,25 @@ def examples() -> list[schema.Example]:
   ]
 
 
+def sound(letter: str) -> clips_lib.Clip:
+  rng = np.random.default_rng(ord(letter))
+  shape = features.mel_frames(SAMPLES), features.MELS
+  return clips_lib.Clip(rng.normal(size=shape).astype(np.float16), SAMPLES)
+
+
 def context(sizes=ONE) -> assembly.Context:
   """Two sounds, heard as states that no encoder made."""
   every = examples()
   tokenizer = assembly.build_tokenizer(every)
-  decoder = dataclasses.replace(
-    toys.CONFIG.decoder, vocab=tokenizer.vocab_size
+  model = dataclasses.replace(
+    toys.CONFIG,
+    encoder=dataclasses.replace(toys.CONFIG.encoder, mels=features.MELS),
+    decoder=dataclasses.replace(
+      toys.CONFIG.decoder, vocab=tokenizer.vocab_size
+    ),
   )
-  clip = clips_lib.Clip(
-    np.zeros((features.mel_frames(SAMPLES), 128), np.float16), SAMPLES
-  )
-  frames = features.pooled_frames(len(clip.mel_RM))
+  frames = features.pooled_frames(features.mel_frames(SAMPLES))
   mesh = placement.mesh_of(sizes)
-  model = dataclasses.replace(toys.CONFIG, decoder=decoder)
   placement.check(mesh, model)
   return assembly.Context(
     config=None,
@@ -80,7 +87,7 @@ def context(sizes=ONE) -> assembly.Context:
     tokenizer=tokenizer,
     model=model,
     examples=every,
-    clips={e.audio[0]: clip for e in every},
+    clips={e.audio[0]: sound(e.answer) for e in every},
     enc={e.audio[0]: toys.clip(e.answer == "k", frames) for e in every},
     facts={},
     skipped=[],
@@ -189,3 +196,66 @@ def test_an_example_that_fits_no_packed_row_is_refused(home, config):
   config.pack.update(rows=8, time=16, clips=4)
   with pytest.raises(ValueError, match="raise config.pack"):
     sft.run(config, home / "short", context())
+
+
+def test_the_encoder_on_a_mesh_is_that_on_one_device(home):
+  config = encoder_config.get_config("smoke")
+  config.update(steps=2, batch_frames=256)
+  config.weights = ConfigDict({"own": 1.0})
+  config.optim = ConfigDict(dict(name="adamw", lr=1e-4))
+  found, states = [], []
+  for name, sizes in (("one", ONE), ("many", WIDE)):
+    here = context(sizes)
+    told = encoder.run(config, home / "encoder" / name, here)
+    params = placement.restore(here.mesh, home / "encoder" / name)
+    assembly.encode_clips(here, params["encoder"])
+    found.append((rows(home / "encoder" / name), told))
+    states.append(here.enc)
+  (one, known), (many, others) = found
+  assert known == others and known["words"] == 4
+  for this, other in zip(one, many, strict=True):
+    assert other == {k: pytest.approx(v, abs=1e-5) for k, v in this.items()}
+  assert states[0].keys() == states[1].keys() and len(states[0]) == 32
+  for ref, enc_AE in states[0].items():
+    np.testing.assert_allclose(states[1][ref], enc_AE, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "sizes, said",
+  [
+    (dict(data=3), "config.mesh: mesh .* needs 6 devices, there are 8; give"),
+    (dict(fsdp=4), "config.mesh: mesh .* needs 4 devices, there are 8; give"),
+    (dict(tensor=0), "config.mesh.tensor=0: at least one is needed"),
+    (dict(tensor=8), "config.mesh: tensor=8 does not divide heads 4"),
+    (dict(sequence=8), "does not divide width 12"),
+  ],
+)
+def test_a_mesh_that_is_none_of_these_devices_is_refused(sizes, said):
+  with pytest.raises(ValueError, match=said) as error:
+    mesh = placement.mesh_of(ONE | dict(fsdp=0) | sizes)
+    decoder = toys.CONFIG.decoder
+    if "sequence" in sizes:
+      decoder = dataclasses.replace(decoder, width=12)
+    placement.check(mesh, dataclasses.replace(toys.CONFIG, decoder=decoder))
+  assert "\n" not in str(error.value)
+
+
+def test_a_mesh_that_does_not_divide_the_rows_is_refused(home, tmp_path):
+  stages = (
+    (sft, sft_config, "text_rows", 12, "12 rows of config.text_rows"),
+    (rlvr, rlvr_config, "prompts", dict(audio=3, text=2), "5 rows of config.p"),
+  )
+  for script, module, field, value, said in stages:
+    config = module.get_config("smoke")
+    config.update({"pair_rows": 8} if script is sft else {})
+    config[field] = value
+    with pytest.raises(ValueError, match=f"data x fsdp=8.*the {said}"):
+      script.run(config, tmp_path, context(FLAT))
+
+
+def test_a_stage_takes_the_mesh_of_its_config(tmp_path):
+  config = sft_config.get_config("smoke")
+  config.mesh.data = 3
+  with pytest.raises(ValueError, match="config.mesh: .* needs 3 devices"):
+    sft.run(config, tmp_path)
+  assert not list(tmp_path.iterdir())
