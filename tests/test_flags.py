@@ -98,3 +98,44 @@ def test_a_store_that_cannot_be_read_is_one_line():
   assert done.returncode == 1 and done.stderr.count("\n") == 1
   assert done.stderr.startswith("error: gs://a/run/config.json: ImportError: ")
   assert done.stderr.endswith("; pip install -e '.[gcs]'\n")
+
+
+FULL_DISK = """
+import resource
+import jax
+from experiments import flags
+from mgrd_jax.train import checkpoint
+
+def run(config, workdir):
+  key = jax.random.key(config.seed)
+  many = {f"up{at}_DF": jax.random.normal(key, (300, 300)) for at in range(30)}
+  most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, most))
+  checkpoint.save(workdir / "params", many)
+
+flags.main(run)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_full_disk_is_one_line(tmp_path):
+  """Each array that cannot be written has an error of its own."""
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-c",
+      FULL_DISK,
+      "--config=configs/sft.py:smoke",
+      f"--config.data.cache={tmp_path}/cache",
+      f"--workdir={tmp_path}/run",
+    ],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1 and not done.stdout
+  assert done.stderr == (
+    f"error: {tmp_path}/run/params: cannot be written (File too large); what "
+    "was saved before is untouched, and the same command goes on from there\n"
+  )
